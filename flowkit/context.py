@@ -1,0 +1,261 @@
+"""`Context` as a run gives it to a node: a window on the run, through which everything is journaled."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast, overload
+
+import anyio
+import anyio.from_thread
+
+import flowkit.events as ev
+from flowkit.asking import JournaledModel
+from flowkit.errors import FlowkitError
+from flowkit.events import Fact, StepView
+from flowkit.node import AnyNode, Context
+from flowkit.plan import Failure, Findings, Planned, Turn
+from flowkit.ports import Artifacts, Model, World
+from flowkit.slot import Slot, TurnState, Wait
+from flowkit.state import State
+from flowkit.values import Artifact, Codec, Value, combine
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """What a context needs of the run that it belongs to."""
+
+    run_id: str
+    state: State
+    world: World
+    artifacts: Artifacts
+    model: Model | None
+    nodes: Mapping[str, AnyNode]
+    resources: Sequence[object]
+
+    async def commit(self, facts: Sequence[Fact]) -> None: ...
+    def load(self, slot: Slot) -> Any: ...
+    async def inline(self, value: Value) -> Value: ...
+    async def call(self, node: AnyNode, ctx: Context, args: Sequence[Any]) -> ev.ToolAnswered: ...
+    async def wait_signal(self, wait: Wait) -> None: ...
+    def publish(self, fact: Fact) -> None: ...
+
+
+@dataclass(frozen=True)
+class Turns(Sequence[Turn]):
+    """A planner's turns, each built when it is looked at."""
+
+    slot: Slot
+    load: Callable[[Slot], Any]
+
+    def __len__(self) -> int:
+        return len(self.slot.planning.turns) if self.slot.planning else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Turn: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Turn]: ...
+    def __getitem__(self, index: int | slice) -> Turn | Sequence[Turn]:
+        turns = self.slot.planning.turns if self.slot.planning else []
+        if isinstance(index, slice):
+            return [self._turn(turn) for turn in turns[index]]
+        return self._turn(turns[index])
+
+    def _turn(self, turn: TurnState) -> Turn:
+        done = {step_id(child): child for child in turn.children if child.status == "settled"}
+        return Turn(
+            turn.number,
+            [
+                Planned(step_id(child), child.step.nodes[0], child.step.inputs)
+                for child in turn.children
+            ],
+            {key: self.load(child) for key, child in done.items()},
+            failures(turn),
+            turn.feedback,
+        )
+
+
+def step_id(slot: Slot) -> str:
+    """The id that a planned step has in its plan."""
+    return slot.key.rpartition("/")[2]
+
+
+def failures(turn: TurnState) -> tuple[Failure, ...]:
+    return tuple(
+        Failure(step_id(child), child.step.nodes[0], child.error.type, child.error.message)
+        for child in turn.failures()
+        if child.error is not None
+    )
+
+
+def findings(slot: Slot, load: Callable[[Slot], Any]) -> Findings:
+    """What a planner found, over all its turns; a later success stands for an earlier failure."""
+    results: dict[str, Any] = {}
+    tools: dict[str, str] = {}
+    failed: dict[str, Failure] = {}
+    for turn in slot.planning.turns if slot.planning else ():
+        for failure in failures(turn):
+            failed[failure.id] = failure
+        for child in turn.children:
+            if child.status == "settled":
+                key = step_id(child)
+                results[key], tools[key] = load(child), child.step.nodes[0]
+                failed.pop(key, None)
+    return Findings(results, tools, tuple(failed.values()))
+
+
+class StepContext(Context):
+    """One attempt's context."""
+
+    def __init__(self, run: Run, slot: Slot, node: AnyNode, *, last_turn: bool = False) -> None:
+        self._run = run
+        self._slot = slot
+        self._node = node
+        self._calls: Counter[str] = Counter()
+        self._waits: Counter[str] = Counter()
+        self._thread = threading.get_ident()
+        self.run_id = run.run_id
+        self.step = slot.exec
+        self.attempt = slot.attempt
+        self.alternative = slot.alternative
+        self.idempotency_key = f"{run.run_id}/{slot.exec}/{slot.alternative}"
+        self.feedback = slot.feedback
+        self.deadline = run.state.deadline
+        self.last_turn = last_turn
+        self._model = JournaledModel(
+            run.model, () if last_turn else node.tools, self._remember_model, self._on_delta
+        )
+
+    @property
+    def model(self) -> JournaledModel:
+        return self._model
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        return Turns(self._slot, self._run.load)
+
+    def history(self) -> Sequence[StepView]:
+        return self._run.state.views()
+
+    def progress(self, data: Any) -> None:
+        fact = self._fact(ev.Progress(data))
+        if threading.get_ident() == self._thread:
+            self._run.publish(fact)
+        else:
+            anyio.from_thread.run_sync(self._run.publish, fact)
+
+    def _on_delta(self, text: str) -> None:
+        self._run.publish(self._fact(ev.Progress({"delta": text})))
+
+    async def artifact(
+        self, data: bytes | str | Path, *, name: str, media_type: str = "application/octet-stream"
+    ) -> Artifact:
+        if isinstance(data, Path):
+            data = await anyio.Path(data).read_bytes()
+        raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        return Artifact(await self._run.artifacts.put(raw), name, media_type, len(raw))
+
+    async def read(self, artifact: Artifact) -> bytes:
+        return await self._run.artifacts.get(artifact.sha256)
+
+    def resource(self, kind: type[T]) -> T:
+        for given in self._run.resources:
+            if isinstance(given, kind):
+                return given
+        raise LookupError(
+            f"the engine was given no {kind.__name__}: Engine(..., resources=[...]) injects what tools need."
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        wait = await self._wait("sleep", "", seconds)
+        left = (wait.until or 0.0) - self._run.world.now()
+        if wait.ended is None:
+            await anyio.sleep(max(left, 0.0))
+            self._run.state.slept(wait)
+
+    async def signal(self, name: str, *, timeout_s: float | None = None, returns: Any = Any) -> Any:
+        wait = await self._wait("signal", name, timeout_s)
+        if wait.ended is None:
+            await self._run.wait_signal(wait)
+        ended = wait.ended
+        if ended is None or ended.timed_out:
+            raise TimeoutError(f"no signal {name!r} came within {timeout_s} s")
+        if ended.value is None or ended.value.text is None:
+            return None
+        return Codec(returns, f"signal {name}").load(ended.value.text)
+
+    async def _wait(self, reason: str, name: str, seconds: float | None) -> Wait:
+        if self._node.policy.effect == "once":
+            raise FlowkitError(
+                f'{self._node.name!r} has effect="once" and cannot wait durably, since it would be begun '
+                f"anew. Put the wait into a step of its own, before it."
+            )
+        self._waits[f"{reason} {name}"] += 1
+        n = self._waits[f"{reason} {name}"]
+        known = self._find_wait(reason, name, n)
+        if known is not None:
+            return known
+        until = None if seconds is None else self._run.world.now() + seconds
+        await self._run.commit([self._fact(ev.Waiting(reason, name, n, until))])
+        made = self._find_wait(reason, name, n)
+        if made is None:
+            raise FlowkitError(f"the run ended while {self.step!r} began to wait")
+        return made
+
+    def _find_wait(self, reason: str, name: str, n: int) -> Wait | None:
+        for wait in self._slot.waits or ():
+            if (wait.reason, wait.name, wait.n) == (reason, name, n):
+                return wait
+        return None
+
+    async def call(self, tool: AnyNode, /, *args: Any) -> Any:
+        first = tool.alternatives[0]
+        if first.policy.effect == "once":
+            raise FlowkitError(
+                f'{first.name!r} has effect="once": make it a step of its own, so that a crash inside it '
+                f"can be told."
+            )
+        codecs = list(first.codecs().items())
+        if len(args) != len(codecs):
+            raise TypeError(f"{first.name!r} takes {len(codecs)} inputs, got {len(args)}")
+        texts = [codec.dump(arg).text or "" for (_, codec), arg in zip(codecs, args, strict=True)]
+        request = combine([first.name, *texts])
+
+        async def make(n: int) -> ev.ToolAnswered:
+            made = await self._run.call(tool, self, args)
+            return ev.ToolAnswered(request, n, made.tool, made.value, made.error, made.duration_s)
+
+        answered = cast(ev.ToolAnswered, await self._remember(request, make))
+        if answered.error is not None:
+            raise FlowkitError(f"{answered.tool!r} failed: {answered.error}")
+        codec = first.codec()
+        if answered.value is None or answered.value.text is None or codec is None:
+            return None
+        return codec.load(answered.value.text)
+
+    async def _remember_model(
+        self, request: str, make: Callable[[int], Awaitable[ev.ModelAnswered]]
+    ) -> ev.ModelAnswered:
+        return cast(ev.ModelAnswered, await self._remember(request, make))
+
+    async def _remember(
+        self, request: str, make: Callable[[int], Awaitable[ev.ModelAnswered | ev.ToolAnswered]]
+    ) -> ev.ModelAnswered | ev.ToolAnswered:
+        """What the journal has of this call in this attempt; else make it and journal it."""
+        self._calls[request] += 1
+        n = self._calls[request]
+        known = (self._slot.calls or {}).get((request, n))
+        if known is not None:
+            return (
+                replace(known, value=await self._run.inline(known.value)) if known.value else known
+            )
+        made = await make(n)
+        await self._run.commit([self._fact(made)])
+        return made
+
+    def _fact(self, payload: ev.Payload) -> Fact:
+        return Fact(payload, self.step, self.alternative, self.attempt)

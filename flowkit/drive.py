@@ -1,0 +1,509 @@
+"""Driving one run: claim, fold, decide, do, append, until it ends or waits.
+
+Attempts run in worker tasks. A worker that has an outcome commits it: it joins what waits, and one of
+those who wait leads: folds the facts, asks `decide` for what follows, appends all of it in one
+transaction, and only then hands out what may start. One append is in flight at a time; what finishes
+meanwhile goes into the next. A worker goes on with the next attempt in the same task.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import anyio
+from anyio.abc import TaskGroup
+
+import flowkit.events as ev
+from flowkit.context import StepContext, findings
+from flowkit.dsl import Workflow
+from flowkit.errors import FlowkitError, LeaseLost
+from flowkit.events import Event, Fact
+from flowkit.graph import INPUT, Source
+from flowkit.node import AnyNode, Context
+from flowkit.ports import Artifacts, Message, Model, Store, World
+from flowkit.runner import ThreadMark, Try, answer, attempt, failed
+from flowkit.schedule import Commands, Start, decide
+from flowkit.slot import Slot, Wait
+from flowkit.state import State
+from flowkit.values import INLINE_MAX, Value, digest
+
+Ended = Literal["ended", "waiting", "released", "lost"]
+
+
+@dataclass
+class Kit:
+    """What the runs of one engine share."""
+
+    store: Store
+    artifacts: Artifacts
+    model: Model | None
+    world: World
+    resources: Sequence[object]
+    threads: anyio.CapacityLimiter
+    suspend_after_s: float
+    grace_s: float
+    limiters: dict[str, anyio.CapacityLimiter] = field(
+        default_factory=dict[str, anyio.CapacityLimiter]
+    )
+
+    def limiter(self, node: AnyNode) -> anyio.CapacityLimiter | None:
+        if node.policy.concurrency is None:
+            return None
+        if node.name not in self.limiters:
+            self.limiters[node.name] = anyio.CapacityLimiter(node.policy.concurrency)
+        return self.limiters[node.name]
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """An attempt in flight. `stop` says why it was stopped, if it was."""
+
+    slot: Slot
+    last: bool = False
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    stop: str = ""
+
+
+class Driver:
+    """One run in memory. Made for a claim, dropped when the run ends, waits, or is lost."""
+
+    def __init__(
+        self,
+        kit: Kit,
+        run_id: str,
+        workflow: Workflow[Any, Any],
+        state: State,
+        epoch: int,
+        publish: Callable[[Sequence[Event]], None],
+    ) -> None:
+        self.kit = kit
+        self.run_id = run_id
+        self.nodes: Mapping[str, AnyNode] = workflow.nodes
+        self.state = state
+        self.epoch = epoch
+        self.world = kit.world
+        self.artifacts = kit.artifacts
+        self.model = kit.model
+        self.resources = kit.resources
+        self._codec = workflow.codec()
+        self._fallbacks = workflow.fallbacks
+        self._publish = publish
+        self._pending: list[Fact] = []
+        self._begun = 0
+        self._done = 0
+        self._leading = False
+        self._turn = anyio.Event()
+        self._workers = 0
+        self._queue: deque[Flight] = deque()
+        self._flights: dict[str, Flight] = {}
+        self._threads: dict[str, ThreadMark] = {}
+        self._inbox: dict[str, Message] = {}
+        self._commands = Commands()
+        self._wake = anyio.Event()
+        self._signalled = anyio.Event()
+        self._durable = 0
+        self._begun_event = anyio.Event()
+        self._tasks: TaskGroup | None = None
+        self._broken: BaseException | None = None
+        self._draining = False
+        self._unloading = False
+
+    # ---- the run's life
+
+    async def drive(self, facts: Sequence[Fact]) -> Ended:
+        """Append the first facts (the claim), then go on until the run ends, waits or is lost."""
+        ended: Ended = "lost"
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                await self.commit(facts)
+                self._begun_event.set()
+                ended = await self._attend()
+            except LeaseLost:
+                pass  # the new owner goes on; nothing of ours is written any more
+            finally:
+                self._begun_event.set()
+                self._stop_all("released")
+                tasks.cancel_scope.cancel()
+        return ended
+
+    async def _attend(self) -> Ended:
+        """Wait for what comes from outside: time, messages, the end."""
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            if self.state.ended is not None:
+                await self._settle_flights()
+                return "ended"
+            if self._draining:
+                return await self._drain()
+            if self._commands.stop:
+                await self._force_stop()
+            if self._commands.idle and await self._idle():
+                return "waiting"
+            await self._sleep(self._commands.due)
+            await self.commit(())
+
+    async def _sleep(self, due: float | None) -> None:
+        """Until somebody wakes the run, or its due time (Unix time) comes."""
+        left = None if due is None else max(due - self.world.now(), 0.0)
+        with anyio.move_on_after(left):
+            await self._wake.wait()
+        self._wake = anyio.Event()
+
+    async def _idle(self) -> bool:
+        """Free the run's memory, when nothing comes within `suspend_after_s`; True when it is done."""
+        due = self._commands.due
+        soon = self.world.now() + self.kit.suspend_after_s
+        if due is not None and due <= soon:
+            return False
+        with anyio.move_on_after(self.kit.suspend_after_s) as lull:
+            await self._wake.wait()
+        if not lull.cancelled_caught or not self._commands.idle or self._inbox or self._pending:
+            return False
+        self._unloading = True
+        await self.commit([Fact(ev.Waiting(self._reason(), until=due))])
+        if self.state.ended is not None:
+            return False
+        self._stop_all("waiting")
+        await self._settle_flights()
+        return True
+
+    def _reason(self) -> str:
+        """What the run waits for, in words."""
+        reasons = [f"a decision on {key}" for key in self.state.unknown]
+        for slot in self.state.parked.values():
+            reasons += [f"{wait.reason} {wait.name} at {slot.exec}" for wait in slot.open_waits()]
+        return ", ".join(" ".join(reason.split()) for reason in reasons) or "the next try"
+
+    async def _drain(self) -> Ended:
+        """Start nothing; let attempts end within the grace period, then stop them."""
+        with anyio.move_on_after(self.kit.grace_s):
+            while self._flights and self.state.ended is None:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+        if self.state.ended is not None:
+            return "ended"
+        self._stop_all("released")
+        await self._settle_flights()
+        return "released"
+
+    async def _settle_flights(self) -> None:
+        """Let stopped attempts clean up, for a bounded time."""
+        with anyio.move_on_after(self.kit.grace_s, shield=True):
+            while self._flights:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+
+    async def _force_stop(self) -> None:
+        """Attempts that do not end within the grace period after a stop are given up."""
+        await self._settle_flights()
+        for flight in self._flights.values():
+            self.state.unmark(flight.slot)
+
+    async def wait_begun(self) -> None:
+        """Until the first facts are on disk; raises what hindered them."""
+        await self._begun_event.wait()
+        if self._broken is not None and self.state.ended is None:
+            raise self._broken
+
+    def drain(self) -> None:
+        """Start no new steps; `drive` returns when what is in flight has ended."""
+        self._draining = True
+        self._wake.set()
+
+    def lose(self) -> None:
+        """Somebody else drives the run: stop everything, write nothing more."""
+        self._broken = self._broken or LeaseLost(f"run {self.run_id!r} is driven by somebody else")
+        self._stop_all("lost")
+        self._wake.set()
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Messages from the run's inbox; each becomes an event with the next append."""
+        for message in messages:
+            if message.id not in self.state.consumed and message.id not in self._inbox:
+                self._inbox[message.id] = message
+                self._wake.set()
+
+    # ---- commit: many tasks, one append at a time
+
+    async def commit(self, facts: Sequence[Fact]) -> None:
+        """Return when the facts are on disk and folded."""
+        await self._commit([await self._shrink(fact) for fact in facts], 0)
+
+    async def _commit(self, facts: Sequence[Fact], worker: int) -> None:
+        self._pending.extend(facts)
+        self._workers += worker
+        mine = self._begun + 1
+        while self._done < mine:
+            if self._broken is not None:
+                raise self._broken
+            if self._leading:
+                await self._turn.wait()
+            else:
+                await self._lead()
+        if self._broken is not None:
+            raise self._broken
+
+    async def _lead(self) -> None:
+        """Fold and append what waits, as one transaction; then start what follows."""
+        self._leading = True
+        self._begun += 1
+        facts, self._pending = self._pending, []
+        workers, self._workers = self._workers, 0
+        try:
+            first = self.state.seq
+            events, commands = self._fold([*facts, *self._from_inbox()])
+            if events:
+                with anyio.CancelScope(shield=True):
+                    self.receive(
+                        await self.kit.store.append(
+                            self.run_id, events, expect=first, epoch=self.epoch
+                        )
+                    )
+        except BaseException as error:
+            self._broken = (
+                error if isinstance(error, Exception) else LeaseLost("the run was stopped")
+            )
+            self._stop_all("lost")
+            self._wake.set()
+            raise
+        finally:
+            self._done = self._begun
+            self._leading = False
+            turn, self._turn = self._turn, anyio.Event()
+            turn.set()
+        if events:
+            self._durable = events[-1].seq
+            self._publish(events)
+            if any(type(event.payload) is ev.Signalled for event in events):
+                signalled, self._signalled = self._signalled, anyio.Event()
+                signalled.set()
+        self._obey(commands, workers)
+
+    def _fold(self, facts: Sequence[Fact]) -> tuple[list[Event], Commands]:
+        """Fold the facts and whatever follows from them; what to do after the commit."""
+        events: list[Event] = []
+        now = max(self.world.now(), self.state.at)
+        due: Sequence[Fact] = facts
+        while True:
+            for fact in due:
+                event = Event(
+                    self.state.seq + 1, now, fact.payload, fact.key, fact.alternative, fact.attempt
+                )
+                self.state.apply(event)
+                events.append(event)
+            commands = decide(self.state, now)
+            if not commands.facts:
+                return events, commands
+            due = commands.facts
+
+    def _from_inbox(self) -> list[Fact]:
+        facts: list[Fact] = []
+        for message in self._inbox.values():
+            match message.kind:
+                case "signal":
+                    facts.append(
+                        Fact(ev.Signalled(message.name, value=message.value, message=message.id))
+                    )
+                case "cancel":
+                    facts.append(Fact(ev.CancelRequested(message.name, message.id)))
+                case "decide":
+                    if message.name in self.state.unknown:
+                        decided = ev.Decided(_how(message.how), message.value, message.id)
+                        facts.append(Fact(decided, message.name))
+                    self.state.consumed.add(message.id)
+        self._inbox = {}
+        return [] if self.state.ended is not None else facts
+
+    def _obey(self, commands: Commands, workers: int) -> None:
+        """Start what may start: waiting workers take it over, new tasks the rest."""
+        woken = commands.due != self._commands.due or commands.idle or self.state.ended is not None
+        self._commands = commands
+        if commands.stop:
+            self._stop_all(commands.stop)
+        if not self._draining and not self._unloading:
+            for start in commands.starts:
+                self._begin(start)
+        for _ in range(len(self._queue) - workers):
+            if self._tasks is not None:
+                self._tasks.start_soon(self._work)
+        if woken or self._inbox:
+            self._wake.set()
+
+    def _begin(self, start: Start) -> None:
+        self.state.mark_started(start.slot)
+        flight = Flight(start.slot, start.last)
+        self._flights[start.slot.exec] = flight
+        self._queue.append(flight)
+
+    def _stop_all(self, why: str) -> None:
+        for flight in self._flights.values():
+            if not flight.stop:
+                flight.stop = why
+                flight.scope.cancel()
+
+    # ---- attempts
+
+    async def _work(self) -> None:
+        """A worker: make an attempt, commit its outcome, go on with the next one."""
+        while self._queue:
+            flight = self._queue.popleft()
+            key = flight.slot.exec
+            try:
+                facts = await self._fly(flight)
+            finally:
+                self._flights.pop(key, None)
+                if flight.stop:
+                    self.state.unmark(flight.slot)
+                if flight.stop or self._draining:
+                    self._wake.set()
+            if self._broken is not None:
+                return
+            with anyio.CancelScope(shield=True):  # an outcome that exists is recorded
+                await self._commit([await self._shrink(fact) for fact in facts], 1)
+
+    async def _fly(self, flight: Flight) -> list[Fact]:
+        """Make one attempt; the facts that tell how it went, or none if it was stopped."""
+        slot = flight.slot
+        node = self.nodes[slot.node]
+        place = (slot.exec, slot.alternative, slot.attempt)
+        job: Try | None = None
+        outcome: ev.Payload | None = None
+        began = anyio.current_time()
+        with flight.scope:
+            limiter = self.kit.limiter(node)
+            if limiter is not None:
+                await limiter.acquire_on_behalf_of(flight)
+            try:
+                job = await self._prepare(flight, node)
+                if node.policy.timeout_s is not None:
+                    flight.scope.deadline = anyio.current_time() + node.policy.timeout_s
+                outcome = await attempt(job)
+            finally:
+                if limiter is not None:
+                    limiter.release_on_behalf_of(flight)
+        if outcome is not None:
+            return [Fact(outcome, *place)]
+        took = anyio.current_time() - began
+        if flight.stop:
+            if slot.intent and flight.stop != "lost":
+                return [
+                    Fact(ev.OutcomeUnknown(f"{flight.stop} while the effect was under way"), *place)
+                ]
+            return []
+        if node.policy.effect == "once":
+            text = f"no outcome within {node.policy.timeout_s} s"
+            return [Fact(ev.OutcomeUnknown(text), *place)]
+        if job is None:
+            return []
+        late = TimeoutError(f"no result within {node.policy.timeout_s} s")
+        return [Fact(failed(job, late, took), *place)]
+
+    async def _prepare(self, flight: Flight, node: AnyNode) -> Try:
+        slot = flight.slot
+        hash_ = self.state.input_hash(slot)
+        context = StepContext(self, slot, node, last_turn=flight.last)
+        if node.policy.effect == "once":
+            await self.commit([Fact(ev.Intent(hash_), slot.exec, slot.alternative, slot.attempt)])
+        self.publish(Fact(ev.Started(node.name), slot.exec, slot.alternative, slot.attempt))
+        await self._fetch(slot)
+        args = [
+            self._argument(source, node, index) for index, source in enumerate(slot.step.inputs)
+        ]
+        mark = ThreadMark()
+        if node.threaded is not None:
+            mark = self._threads.setdefault(f"{slot.exec}/{slot.alternative}", mark)
+        moves_on = self._fallbacks.get(slot.step.nodes, (Exception,))
+        return Try(node, slot, context, args, hash_, self.world, self.kit.threads, mark, moves_on)
+
+    # ---- values
+
+    def _argument(self, source: Source, node: AnyNode, index: int) -> Any:
+        if source.text is not None:
+            codec = list(node.codecs().values())[index]
+            if source.item is None:
+                return codec.load(source.text)
+            raise FlowkitError("a literal list cannot be mapped over")
+        slot = self.state.slots[source.step]
+        if source.item is None:
+            return self.load(slot)
+        if slot.members is not None:
+            return self.load(slot.members[source.item])
+        return self.load(slot)[source.item]
+
+    def load(self, slot: Slot) -> Any:
+        """The typed value of a settled slot, made anew for each reader."""
+        if slot.members is not None:
+            return [self.load(member) for member in slot.members]
+        if slot.value is None and slot.planning is not None:
+            return findings(slot, self.load)
+        codec = self._codec if slot.key == INPUT else self.nodes[slot.node].codec()
+        if slot.value is None or slot.value.text is None or codec is None:
+            raise FlowkitError(f"the value of {slot.key!r} is not in memory")
+        return codec.load(slot.value.text)
+
+    async def _fetch(self, slot: Slot) -> None:
+        """Bring the large values that an attempt reads into memory."""
+        wanted = [self.state.slots[source.step] for source in slot.step.inputs if source.step]
+        for turn in slot.planning.turns if slot.planning else ():
+            wanted += [child for child in turn.children if child.status == "settled"]
+        await self.fetch(wanted)
+
+    async def fetch(self, wanted: Sequence[Slot]) -> None:
+        """Bring the large values of these slots, and of what they are made of, into memory."""
+        todo = list(wanted)
+        while todo:
+            slot = todo.pop()
+            todo += slot.members or ()
+            if slot.value is not None:
+                if slot.value.text is None:
+                    slot.value = await self.inline(slot.value)
+            elif slot.planning is not None:
+                for turn in slot.planning.turns:
+                    todo += [child for child in turn.children if child.status == "settled"]
+
+    async def inline(self, value: Value) -> Value:
+        """The value with its text."""
+        if value.text is not None:
+            return value
+        text = (await self.artifacts.get(value.digest)).decode()
+        return Value(text, value.digest, value.size, value.items)
+
+    async def _shrink(self, fact: Fact) -> Fact:
+        """A fact whose value is large refers to it by hash; the text is stored once, before it."""
+        value: Value | None = getattr(fact.payload, "value", None)
+        if value is None or value.text is None or len(value.text) <= INLINE_MAX:
+            return fact
+        raw = value.text.encode()
+        items = value.count() if value.text.startswith("[") else None
+        await self.artifacts.put(raw)
+        small = Value(None, digest(value.text), len(raw), items)
+        payload: Any = fact.payload
+        return replace(fact, payload=replace(payload, value=small))
+
+    # ---- what contexts ask
+
+    async def call(self, node: AnyNode, ctx: Context, args: Sequence[Any]) -> ev.ToolAnswered:
+        """Call a tool inside another node: its retries and alternatives, in memory."""
+        return await answer(node, ctx, args, self.kit.threads, self.world)
+
+    async def wait_signal(self, wait: Wait) -> None:
+        while wait.ended is None or wait.seq > self._durable:
+            await self._signalled.wait()
+
+    def publish(self, fact: Fact) -> None:
+        self._publish(
+            [Event(0, self.world.now(), fact.payload, fact.key, fact.alternative, fact.attempt)]
+        )
+
+
+def _how(text: str) -> Literal["done", "repeat", "fail", "retry"]:
+    match text:
+        case "done" | "repeat" | "fail":
+            return text
+        case _:
+            raise FlowkitError(f"a decision is done, repeat or fail, not {text!r}")

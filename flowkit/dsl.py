@@ -1,0 +1,359 @@
+"""How a workflow is declared: `@workflow`, `Ref`, and nodes that are called with refs.
+
+A function under `@workflow` is called once, at import, with a `Ref` for its input. Every node called
+with a ref places a step in the same draft and gives the ref of what the step will return. The draft
+becomes a frozen `Graph`, checked before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import GenericAlias
+from typing import Any, Generic, NoReturn, TypeGuard, TypeVar, Union, cast, get_args, get_origin
+
+from flowkit.errors import DeclarationError, DuplicateStep, Reject, TypeMismatch, UnknownInput
+from flowkit.fits import fits
+from flowkit.graph import INPUT, Graph, NodeSpec, Source, Step, check, check_name
+from flowkit.node import AnyNode, signature
+from flowkit.values import Codec, combine, show_type
+
+T_co = TypeVar("T_co", covariant=True)
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Draft:
+    """A graph in the making: what the refs of one `@workflow` call share."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.steps: dict[str, Step] = {}
+        self.nodes: dict[str, AnyNode] = {}
+        self.gives: dict[str, Any] = {}
+        self.fallbacks: dict[tuple[str, ...], tuple[type[BaseException], ...]] = {}
+        self.fitted: set[tuple[int, int]] = set()
+
+    def place(self, step: Step, gives: Any) -> None:
+        if step.key in self.steps:
+            raise DuplicateStep(
+                f"workflow {self.name!r} has two steps {step.key!r}: pass id= to tell them apart."
+            )
+        self.steps[step.key] = step
+        self.gives[step.key] = gives
+
+    def use(self, node: AnyNode) -> str:
+        """Register a node under its name; two nodes of one name are refused."""
+        known = self.nodes.setdefault(node.name, node)
+        if known is not node:
+            raise DeclarationError(
+                f"workflow {self.name!r} uses two different nodes named {node.name!r}: rename one "
+                f"(a class node takes name=)."
+            )
+        for tool in node.tools:
+            self.use_all(tool)
+        return node.name
+
+    def use_all(self, node: AnyNode) -> tuple[str, ...]:
+        """Register a node's alternatives, and which errors move from one to the next."""
+        names = tuple(self.use(alternative) for alternative in node.alternatives)
+        if len(names) > 1 and self.fallbacks.setdefault(names, node.moves_on) != node.moves_on:
+            raise DeclarationError(
+                f"workflow {self.name!r} uses {' | '.join(names)} with two different on=: make it one."
+            )
+        return names
+
+    def fit(self, given: Any, wanted: Any, where: Callable[[], str]) -> None:
+        pair = (id(given), id(wanted))
+        if pair in self.fitted:
+            return
+        if not fits(given, wanted):
+            raise TypeMismatch(
+                f"{where()} takes {show_type(wanted)}, but is given {show_type(given)}. "
+                f"Put a tool between them that converts, or change one of the annotations."
+            )
+        self.fitted.add(pair)
+
+
+class Ref(Generic[T_co]):
+    """What a step will return, before it exists. Pass it to nodes; it has no value to look at."""
+
+    __slots__ = ("draft", "hint", "key", "verifiers")
+
+    def __init__(self, draft: Draft, key: str, hint: Any, verifiers: tuple[str, ...] = ()) -> None:
+        self.draft = draft
+        self.key = key
+        self.hint = hint
+        self.verifiers = verifiers
+
+    def __bool__(self) -> NoReturn:
+        raise DeclarationError(
+            f"{self.key!r} has no value while the workflow is declared, so it cannot be tested. "
+            f"Branch inside a node, or in a @planner that returns the steps to take."
+        )
+
+    def __iter__(self) -> Iterator[NoReturn]:
+        raise DeclarationError(
+            f"{self.key!r} has no items while the workflow is declared. "
+            f"Use tool.map(ref), or a @planner that returns a step for each item."
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise DeclarationError(
+            f"{self.key!r} has no value while the workflow is declared, so .{name} cannot be read. "
+            f"Read it inside a node."
+        )
+
+
+AnyRef = Ref[Any]
+
+
+def is_ref(value: object) -> TypeGuard[AnyRef]:
+    """Whether an argument of a call is a ref, not a literal."""
+    return isinstance(value, Ref)
+
+
+After = AnyRef | Sequence[AnyRef]
+
+
+def place(
+    node: AnyNode,
+    args: Sequence[Any],
+    *,
+    id: str | None,
+    after: After,
+    each: bool = False,
+    attempts: int = 2,
+) -> AnyRef:
+    """Put a node into the draft of its refs; the ref of the new step."""
+    behind = [after] if isinstance(after, Ref) else list(after)
+    draft = _draft_of(node, [*args, *behind])
+    first = node.alternatives[0]
+    key = check_name(id or first.name, "step id")
+    if len(args) != len(first.takes):
+        raise DeclarationError(f"{node.name!r} takes {len(first.takes)} inputs, got {len(args)}.")
+    sources = tuple(
+        _source(draft, node, key, name, hint, arg, each and index == 0)
+        for index, ((name, hint), arg) in enumerate(zip(first.takes.items(), args, strict=True))
+    )
+    subject = _subject(key, args[0]) if first.kind == "verifier" else None
+    step = Step(
+        key,
+        draft.use_all(node),
+        sources,
+        (*(ref.key for ref in behind), *(subject.verifiers[-1:] if subject is not None else ())),
+        each=each,
+        checks=subject.key if subject is not None else "",
+        attempts=attempts,
+        reject_moves=_reject_moves(node),
+    )
+    if subject is not None:
+        draft.place(step, subject.hint)
+        return Ref(draft, subject.key, subject.hint, (*subject.verifiers, key))
+    gives: Any = GenericAlias(list, (first.gives,)) if each else first.gives
+    draft.place(step, gives)
+    return Ref(draft, key, gives)
+
+
+def _subject(key: str, checked: Any) -> AnyRef:
+    if not is_ref(checked):
+        raise DeclarationError(f"verifier {key!r} checks a literal; give it what a step returned.")
+    return checked
+
+
+def _draft_of(node: AnyNode, args: Sequence[Any]) -> Draft:
+    refs = [arg for arg in args if is_ref(arg)]
+    drafts = {id(ref.draft): ref.draft for ref in refs}
+    if len(drafts) > 1:
+        raise UnknownInput(f"{node.name!r} is given steps of two different workflows.")
+    if not drafts:
+        raise DeclarationError(
+            f"{node.name!r} is given literals only. Inside @workflow pass it a Ref, or order it with "
+            f"after=the workflow's input. Outside, use engine.run, or ctx.call in a node."
+        )
+    return next(iter(drafts.values()))
+
+
+def _source(
+    draft: Draft, node: AnyNode, key: str, name: str, hint: Any, arg: Any, each: bool
+) -> Source:
+    if not is_ref(arg):
+        codec = node.alternatives[0].codecs()[name]
+        return Source(text=codec.dump(codec.check(arg)).text)
+    given = _item_type(arg.hint, key) if each else arg.hint
+    draft.fit(given, hint, lambda: f"step {key!r}: input {name!r}")
+    return Source(arg.key)
+
+
+def _item_type(hint: Any, key: str) -> Any:
+    if hint is Any:
+        return Any
+    arguments = get_args(hint)
+    if not isinstance(get_origin(hint), type) or not arguments or not fits(hint, Sequence[Any]):
+        raise TypeMismatch(
+            f"step {key!r} maps over {show_type(hint)}, which is no list. Give map a Ref[list[...]]."
+        )
+    members = [item for item in arguments if item is not Ellipsis]
+    return members[0] if len(members) == 1 else Union[tuple(members)]  # noqa: UP007
+
+
+def _reject_moves(node: AnyNode) -> bool:
+    return len(node.alternatives) > 1 and Reject in node.moves_on
+
+
+class Workflow(Generic[A, R]):
+    """A declared and checked workflow. Call it with a ref to use it inside another workflow."""
+
+    def __init__(self, draft: Draft, output: AnyRef, takes: Any, gives: Any, doc: str) -> None:
+        self.name = draft.name
+        self.graph = Graph(tuple(draft.steps.values()), output.key)
+        self.nodes: Mapping[str, AnyNode] = draft.nodes
+        self.fallbacks = draft.fallbacks
+        self.takes = takes
+        self.gives = gives
+        self.description = doc
+        self._codec: Codec | None = None
+        self._bound: Graph | None = None
+        self._draft = draft
+        self._output = output
+
+    def codec(self) -> Codec:
+        """The codec of the input."""
+        if self._codec is None:
+            self._codec = Codec(self.takes, f"{self.name}'s input")
+        return self._codec
+
+    def bound(self) -> Graph:
+        """The graph with the fingerprints of its nodes: what a run's journal begins with."""
+        if self._bound is None:
+            specs = {name: node.spec() for name, node in sorted(self.nodes.items())}
+            self._bound = Graph(self.graph.steps, self.graph.output, specs)
+        return self._bound
+
+    def input_hash(self, text: str) -> str:
+        """Hash of a stored input, for telling two uses of a run id apart."""
+        return combine([self.name, text])
+
+    def __call__(self, ref: A | Ref[A], /, *, id: str | None = None, after: After = ()) -> Ref[R]:
+        return cast("Ref[R]", self._inline(ref, id, after))
+
+    def _inline(self, arg: Any, id: str | None, after: After) -> AnyRef:
+        behind = [after] if isinstance(after, Ref) else list(after)
+        refs = [ref for ref in (arg, *behind) if is_ref(ref)]
+        if not refs:
+            raise DeclarationError(
+                f"workflow {self.name!r} was called with a value. Inside @workflow pass it a Ref; "
+                f"to run it, await engine.run({self.name}, value)."
+            )
+        draft, inner, output = refs[0].draft, self._draft, self._output
+        prefix = check_name(id or self.name, "step id")
+        waits = tuple(ref.key for ref in behind)
+        if is_ref(arg):
+            draft.fit(arg.hint, self.takes, lambda: f"workflow {prefix!r}: its input")
+            entry = Source(arg.key)
+        else:
+            entry = Source(text=self.codec().dump(self.codec().check(arg)).text)
+        for step in inner.steps.values():
+            draft.place(_moved(step, prefix, entry, waits), inner.gives[step.key])
+        for node in inner.nodes.values():
+            draft.use(node)
+        draft.fallbacks.update(inner.fallbacks)
+        verifiers = tuple(f"{prefix}/{key}" for key in output.verifiers)
+        return Ref(draft, f"{prefix}/{output.key}", output.hint, verifiers)
+
+
+def _moved(step: Step, prefix: str, entry: Source, waits: tuple[str, ...]) -> Step:
+    """A step of a sub-workflow under its prefix, with the input replaced."""
+
+    def move(source: Source) -> Source:
+        if source.step == INPUT:
+            return entry
+        return Source(f"{prefix}/{source.step}", source.text) if source.step else source
+
+    behind = tuple(
+        f"{prefix}/{key}" if key != INPUT else entry.step
+        for key in step.after
+        if key != INPUT or entry.step
+    )
+    return Step(
+        f"{prefix}/{step.key}",
+        step.nodes,
+        tuple(move(source) for source in step.inputs),
+        (*behind, *waits),
+        each=step.each,
+        checks=f"{prefix}/{step.checks}" if step.checks else "",
+        attempts=step.attempts,
+        reject_moves=step.reject_moves,
+    )
+
+
+def workflow(function: Callable[[Ref[A]], Ref[R]], /) -> Workflow[A, R]:
+    """Declare a workflow: call the function with a ref, check the graph, keep both.
+
+    Raises:
+        DeclarationError: the workflow cannot be right; the message names the step and the way out.
+    """
+    name = check_name(function.__name__, "workflow")
+    takes, gives = _refs_of(function, name)
+    draft = Draft(name)
+    draft.gives[INPUT] = takes
+    output: object = function(Ref(draft, INPUT, takes))
+    if not is_ref(output):
+        raise DeclarationError(f"workflow {name!r} must return the Ref of its last step.")
+    if output.draft is not draft:
+        raise UnknownInput(f"workflow {name!r} returns a step of another workflow.")
+    if output.key == INPUT:
+        raise DeclarationError(f"workflow {name!r} returns its own input; it has no step to run.")
+    draft.fit(output.hint, gives, lambda: f"workflow {name!r}: its result")
+    specs = {key: _bare(node) for key, node in draft.nodes.items()}
+    check(Graph(tuple(draft.steps.values()), output.key, specs))
+    made = Workflow[A, R](draft, output, takes, gives, function.__doc__ or "")
+    made.codec()
+    return made
+
+
+def _bare(node: AnyNode) -> NodeSpec:
+    """What the check needs of a node; proves that its values can be stored. Fingerprints come later."""
+    node.codec()
+    node.codecs()
+    return NodeSpec(node.name, node.kind, once=node.policy.effect == "once")
+
+
+def _refs_of(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
+    takes, gives = signature(function, 3, f"workflow {name!r}", context=False)
+    if len(takes) != 1:
+        raise DeclarationError(
+            f"workflow {name!r} takes {len(takes)} inputs; it takes exactly one. Put them into a model."
+        )
+    found = [*takes.values(), gives]
+    for hint in found:
+        if get_origin(hint) is not Ref:
+            raise DeclarationError(
+                f"workflow {name!r}: annotate with Ref[...], not {show_type(hint)}."
+            )
+    return get_args(found[0])[0], get_args(found[1])[0]
+
+
+def describe_change(stored: Graph, present: Graph) -> tuple[str, ...]:
+    """What differs between the graph of a run and the code's, one line each; empty for none."""
+    lines: list[str] = []
+    for name, spec in stored.nodes.items():
+        now = present.nodes.get(name)
+        if now is None:
+            lines.append(f"node {name}: gone")
+        elif now.fingerprint != spec.fingerprint:
+            lines.append(f"node {name}: its types, tools, instructions or version changed")
+    lines += [f"node {name}: new" for name in present.nodes if name not in stored.nodes]
+    before = {step.key: step for step in stored.steps}
+    after = {step.key: step for step in present.steps}
+    lines += [f"step {key}: gone" for key in before if key not in after]
+    lines += [f"step {key}: new" for key in after if key not in before]
+    lines += [
+        f"step {key}: its inputs or alternatives changed"
+        for key, step in before.items()
+        if key in after and after[key] != step
+    ]
+    if stored.output != present.output:
+        lines.append(f"output: {stored.output} became {present.output}")
+    return tuple(lines)

@@ -1,0 +1,315 @@
+"""The facts of a run. A run's journal is the ordered list of its events; nothing else is kept.
+
+An `Event` has its place (`seq`, gapless from 1), its time, and where it belongs: the key of the
+step with its round or turn, the alternative and the attempt. What happened is the payload; the
+payload's class is the event's kind. Live events (`Started`, `Progress`) have seq 0: they are shown,
+never stored, and nothing depends on them.
+
+    RunStarted Claimed                                   a run begins; an owner takes it
+    Intent                                               a "once" effect is about to happen
+    ModelAnswered ToolAnswered                           a call inside a node has returned
+    AttemptFailed StepDone StepFailed Planned            how a step goes
+    Accepted Rejected                                    a verifier's verdict
+    OutcomeUnknown Decided                               a crash hit a "once" effect; what was decided
+    Waiting Signalled                                    a durable wait, and what ended it
+    CancelRequested RunEnded                             the end
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from pydantic import TypeAdapter
+
+from flowkit.graph import Graph, Step
+from flowkit.policy import Budget
+from flowkit.values import Value
+
+Status = Literal["pending", "running", "waiting", "succeeded", "failed", "cancelled", "quarantined"]
+
+FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled", "quarantined"})
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """An error as it is stored: class name, message, and the last line of the user's code."""
+
+    type: str
+    message: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """`value` is the input; `deadline` is Unix time. The graph carries the nodes' fingerprints."""
+
+    workflow: str
+    graph: Graph
+    value: Value | None = None
+    budget: Budget = field(default_factory=Budget)
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """`after`: a run's first claim, a clean release, or the death of the owner before."""
+
+    owner: str
+    epoch: int
+    after: Literal["start", "release", "death"] = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    input_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswered:
+    """`n` counts identical requests of one attempt; `value` is the model's answer."""
+
+    request: str
+    n: int
+    model: str
+    value: Value | None = None
+    error: Error | None = None
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnswered:
+    request: str
+    n: int
+    tool: str
+    value: Value | None = None
+    error: Error | None = None
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """`then` is what follows: the same alternative at `retry_at` (Unix time), the next one, or an end."""
+
+    error: Error
+    then: Literal["retry", "next", "fail", "replan", "fatal"]
+    retry_at: float | None = None
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    input_hash: str
+    value: Value | None = None
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A planner's answer and the steps that it adds. `answer`: seq of the ModelAnswered behind it."""
+
+    input_hash: str
+    steps: tuple[Step, ...] = ()
+    again: bool = False
+    answer: int | None = None
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    input_hash: str
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    input_hash: str
+    feedback: str = ""
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Somebody's decision on an unknown outcome; with an empty key, `retry` of an ended run."""
+
+    how: Literal["done", "repeat", "fail", "retry"]
+    value: Value | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """With a key: one durable wait of an attempt. Without: the run waits, and its memory is freed."""
+
+    reason: str
+    name: str = ""
+    n: int = 0
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal came in (key empty), or the wait at `key` ran out of time."""
+
+    name: str
+    n: int = 0
+    value: Value | None = None
+    message: str = ""
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    status: Status
+    error: Error | None = None
+    step: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Live: an attempt has begun."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Live: what a node told by `ctx.progress`."""
+
+    data: Any
+
+
+Payload: TypeAlias = (
+    RunStarted | Claimed | Intent | ModelAnswered | ToolAnswered | AttemptFailed | StepDone
+    | StepFailed | Planned | Accepted | Rejected | OutcomeUnknown | Decided | Waiting | Signalled
+    | CancelRequested | RunEnded | Started | Progress
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What happened and where, before it has its place in the journal."""
+
+    payload: Payload
+    key: str = ""
+    alternative: int = 0
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One fact. `at` is Unix time (UTC); `key` is empty for facts of the whole run."""
+
+    seq: int
+    at: float
+    payload: Payload
+    key: str = ""
+    alternative: int = 0
+    attempt: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The stored name of the payload's class."""
+        return _kinds()[type(self.payload)].name
+
+    def __post_init__(self) -> None:
+        if self.seq < 0:
+            raise ValueError(f"seq {self.seq} is below 0")
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One step of a run as it stands, for reports and for who looks at a run.
+
+    `node` is the alternative that answered, or is tried now; `errors` are the failed attempts, oldest
+    first, as "node: ErrorType: message"; `duration_s` is the sum over all attempts.
+    """
+
+    key: str
+    node: str
+    kind: str
+    status: str
+    attempts: int = 0
+    errors: tuple[str, ...] = ()
+    duration_s: float = 0.0
+    feedback: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class _Kind:
+    """A kind of event: its stored name (`attempt_failed`), and how its payload becomes JSON."""
+
+    def __init__(self, payload: type[Any]) -> None:
+        self.name = re.sub(r"(?<!^)(?=[A-Z])", "_", payload.__name__).lower()
+        self.payload = payload
+        self.valued = any(each.name == "value" for each in fields(payload))
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.payload)
+
+
+@cache
+def _kinds() -> dict[type[Any], _Kind]:
+    return {payload: _Kind(payload) for payload in get_args(Payload)}
+
+
+@cache
+def _by_name() -> dict[str, _Kind]:
+    return {kind.name: kind for kind in _kinds().values()}
+
+
+def encode(payload: Payload) -> tuple[str, str | None]:
+    """A payload as two JSON texts: its own fields, and the value that it carries, if inline."""
+    kind = _kinds()[type(payload)]
+    value: Value | None = getattr(payload, "value", None) if kind.valued else None
+    if value is None or value.text is None:
+        return kind.adapter.dump_json(payload, exclude_defaults=True).decode(), None
+    own = kind.adapter.dump_json(payload, exclude_defaults=True, exclude={"value"}).decode()
+    return own, value.text
+
+
+def decode(kind: str, data: str, text: str | None) -> Payload:
+    """The payload of a stored event; raises `ValueError` for a kind or a shape that is not known."""
+    try:
+        known = _by_name()[kind]
+    except KeyError:
+        raise ValueError(f"unknown kind of event {kind!r}") from None
+    found: Any = known.adapter.validate_json(data)
+    return cast(Payload, found if text is None else replace(found, value=Value.of(text)))
+
+
+def status_after(event: Event) -> tuple[Status, float | None] | None:
+    """What an event makes of its run's row: status and due time, or None for no change."""
+    match event.payload:
+        case RunStarted():
+            return "pending", None
+        case RunEnded(status=status):
+            return status, None
+        case Waiting(until=until) if not event.key:
+            return "waiting", until
+        case Claimed() | Decided(how="retry"):
+            return "running", None
+        case _:
+            return None

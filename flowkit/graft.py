@@ -1,0 +1,217 @@
+"""Plans become steps: a plan is checked before it is grafted, and read from a model's JSON.
+
+A plan that cannot be run raises a `PlanError` whose text is written for the planner that made it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from flowkit.errors import BadArguments, PlanError, PlanTooLarge, UnknownTool
+from flowkit.fits import fits
+from flowkit.graph import INPUT, Source, Step, check_name
+from flowkit.node import AnyNode
+from flowkit.plan import Plan, Planned
+from flowkit.slot import Slot, TurnState
+from flowkit.values import combine, show_type
+
+STEP_REF = "$step"
+"""In a model's JSON, `{"$step": "id"}` names the result of another planned step."""
+
+
+def graft(planner: AnyNode, plan: Plan, slot: Slot) -> tuple[Step, ...]:
+    """The steps of a plan, with ids relative to the turn; raises `PlanError`."""
+    if len(plan.steps) > planner.limits.steps_max:
+        raise PlanTooLarge(
+            f"the plan has {len(plan.steps)} steps; plan at most {planner.limits.steps_max}."
+        )
+    tools = {tool.name: tool for tool in planner.tools}
+    by_id: dict[str, Planned[Any]] = {}
+    for planned in plan.steps:
+        if not isinstance(cast(object, planned), Planned):
+            raise PlanError(f"a plan holds steps made by tool.step(...), not {planned!r}.")
+        try:
+            check_name(planned.id, "step id")
+        except ValueError as error:
+            raise PlanError(str(error)) from error
+        if planned.id in by_id:
+            raise PlanError(f"two steps have the id {planned.id!r}; give each its own.")
+        by_id[planned.id] = planned
+    steps = tuple(_graft_one(planned, tools, by_id) for planned in plan.steps)
+    _check_order(steps)
+    _check_new(steps, slot)
+    return steps
+
+
+def _graft_one(
+    planned: Planned[Any], tools: Mapping[str, AnyNode], by_id: Mapping[str, Planned[Any]]
+) -> Step:
+    tool = _find(planned.tool, tools)
+    first = tool.alternatives[0]
+    if len(planned.inputs) != len(first.takes):
+        raise BadArguments(
+            f"step {planned.id!r}: {tool.name} takes {', '.join(first.takes)}, "
+            f"but was given {len(planned.inputs)} arguments."
+        )
+    for source, (name, hint) in zip(planned.inputs, first.takes.items(), strict=True):
+        if not source.step:
+            continue
+        other = by_id.get(source.step)
+        if other is None:
+            raise BadArguments(
+                f"step {planned.id!r}: {name} refers to {source.step!r}, which is no step of this plan. "
+                f"Steps: {', '.join(by_id)}."
+            )
+        given = _find(other.tool, tools).alternatives[0].gives
+        if not fits(given, hint):
+            raise BadArguments(
+                f"step {planned.id!r}: {name} takes {show_type(hint)}, but step {other.id!r} "
+                f"gives {show_type(given)}."
+            )
+    return Step(planned.id, tuple(node.name for node in tool.alternatives), planned.inputs)
+
+
+def _find(name: str, tools: Mapping[str, AnyNode]) -> AnyNode:
+    if name not in tools:
+        near = difflib.get_close_matches(name, tools, n=3, cutoff=0.4)
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"tools: {', '.join(tools) or 'none'}."
+        )
+        raise UnknownTool(f"there is no tool {name!r}; {hint}")
+    return tools[name]
+
+
+def _check_order(steps: Sequence[Step]) -> None:
+    """Kahn's algorithm: take away steps whose inputs are taken away, until none is left."""
+    waits = {step.key: set(step.reads()) for step in steps}
+    readers: dict[str, list[str]] = {step.key: [] for step in steps}
+    for key, reads in waits.items():
+        for source in reads:
+            readers[source].append(key)
+    free = [key for key, reads in waits.items() if not reads]
+    while free:
+        done = free.pop()
+        del waits[done]
+        for reader in readers[done]:
+            if reader in waits:
+                waits[reader].discard(done)
+                if not waits[reader]:
+                    free.append(reader)
+    if waits:
+        raise PlanError(f"the steps {', '.join(waits)} wait for each other; break the cycle.")
+
+
+def _plan_digest(steps: Sequence[Step]) -> str:
+    parts = [
+        (step.key, *step.nodes, *(f"{s.step}={s.text}" for s in step.inputs)) for step in steps
+    ]
+    return combine([repr(part) for part in sorted(parts)])
+
+
+def _as_planned(turn: TurnState) -> list[Step]:
+    """A turn's steps with ids relative to the turn, as they were planned."""
+    steps: list[Step] = []
+    for child in turn.children:
+        prefix = child.key.rpartition("/")[0] + "/"
+        inputs = tuple(
+            Source(source.step.removeprefix(prefix), source.text) for source in child.step.inputs
+        )
+        steps.append(Step(child.key.removeprefix(prefix), child.step.nodes, inputs))
+    return steps
+
+
+class RepeatedPlan(PlanError):
+    """The same plan was proposed again after it failed; told once, then the step fails."""
+
+
+def _check_new(steps: Sequence[Step], slot: Slot) -> None:
+    failed = [turn for turn in slot.planning.turns if turn.failures()] if slot.planning else []
+    if not steps or not failed:
+        return
+    mine = _plan_digest(steps)
+    for turn in failed:
+        if _plan_digest(_as_planned(turn)) == mine:
+            reasons = "; ".join(f"{child.key}: {child.error}" for child in turn.failures()[:5])
+            raise RepeatedPlan(
+                f"this plan has failed already in turn {turn.number} ({reasons}). Plan something else."
+            )
+
+
+def plan_schema(tools: Sequence[AnyNode]) -> dict[str, Any]:
+    """The JSON schema of a plan of these tools."""
+    ref = {"type": "object", "properties": {STEP_REF: {"type": "string"}}, "required": [STEP_REF]}
+    variants: list[dict[str, Any]] = []
+    defs: dict[str, Any] = {}
+    for tool in tools:
+        arguments: dict[str, Any] = {}
+        for name, codec in tool.alternatives[0].codecs().items():
+            schema = codec.schema()
+            defs.update(schema.pop("$defs", {}))
+            arguments[name] = {"anyOf": [schema, ref]}
+        variants.append(
+            _object(
+                {
+                    "id": {"type": "string"},
+                    "tool": {"const": tool.name, "description": tool.description},
+                    "args": _object(arguments),
+                }
+            )
+        )
+    steps = {"type": "array", "items": {"anyOf": variants} if variants else {}}
+    schema = _object({"steps": steps})
+    schema["properties"]["again"] = {"type": "boolean"}
+    return {**schema, "$defs": defs} if defs else schema
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def plan_from(data: object, tools: Sequence[AnyNode]) -> Plan:
+    """A plan from a model's JSON; raises `PlanError` in words for the model."""
+    by_name = {tool.name: tool for tool in tools}
+    if not isinstance(data, dict):
+        raise PlanError('answer with a JSON object: {"steps": [{"id", "tool", "args"}]}.')
+    answer = cast("dict[str, object]", data)
+    steps = answer.get("steps")
+    if not isinstance(steps, list):
+        raise PlanError('"steps" must be a list of {"id", "tool", "args"}.')
+    planned = [_planned(item, by_name) for item in cast("list[object]", steps)]
+    return Plan(planned, again=answer.get("again") is True)
+
+
+def _planned(item: object, tools: Mapping[str, AnyNode]) -> Planned[Any]:
+    if not isinstance(item, dict):
+        raise PlanError(f'a step is {{"id", "tool", "args"}}, not {item!r}.')
+    step = cast("dict[str, object]", item)
+    tool = _find(str(step.get("tool")), tools)
+    label, args = str(step.get("id") or tool.name), step.get("args")
+    codecs = tool.alternatives[0].codecs()
+    if not isinstance(args, dict) or set(cast("dict[str, object]", args)) != set(codecs):
+        raise BadArguments(
+            f'step {label!r}: "args" of {tool.name} must have exactly: {", ".join(codecs)}.'
+        )
+    given = cast("dict[str, Any]", args)
+    sources: list[Source] = []
+    for name, codec in codecs.items():
+        value = given[name]
+        if isinstance(value, dict) and set(cast("dict[str, object]", value)) == {STEP_REF}:
+            sources.append(Source(str(cast("dict[str, object]", value)[STEP_REF])))
+            continue
+        try:
+            sources.append(Source(text=codec.dump(codec.check(value)).text))
+        except ValueError as error:
+            raise BadArguments(f"step {label!r}: {name} of {tool.name}: {error}") from error
+    return Planned(label, tool.name, tuple(sources))
+
+
+assert INPUT.startswith("$")  # no planned step can name the workflow's input

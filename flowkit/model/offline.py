@@ -1,0 +1,77 @@
+"""What stands in for a language model where none is configured. It is none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+import anyio.lowlevel
+
+from flowkit.model.errors import BadModelRequest, NoModel
+from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest, OnDelta
+
+Rule = Callable[[ModelRequest], str]
+"""Computes an answer (JSON text) from a request; the same answer for the same request."""
+
+# A line that begins with the fence cannot stand inside JSON, where a new line is written as \n.
+_FACTS: Final = re.compile(r"^[ \t]*```json[ \t]*\r?\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+
+
+class OfflineModel:
+    """Answers by rules, one for each schema name: deterministic, without network, without a mind.
+
+    So that a shipped workflow runs, and shows what it does, before anybody has a key. A request
+    that no rule is for raises `NoModel`.
+    """
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self._rules = dict(rules)
+
+    def __repr__(self) -> str:
+        return f"OfflineModel({', '.join(sorted(self._rules))})"
+
+    @property
+    def name(self) -> str:
+        return "flowkit-offline"
+
+    async def respond(
+        self, request: ModelRequest, *, on_delta: OnDelta | None = None
+    ) -> ModelAnswer:
+        await anyio.lowlevel.checkpoint()
+        rule = self._rules.get(request.schema_name)
+        if rule is None:
+            wanted = f"for {request.schema_name!r}" if request.schema_name else "for free text"
+            raise NoModel(
+                f"No language model is configured, and the offline stand-in has no rule {wanted}."
+            )
+        text = rule(request)
+        if on_delta is not None:
+            await on_delta(text)
+        return ModelAnswer(ChatMessage("assistant", content=text), model=self.name)
+
+
+def facts(request: ModelRequest) -> dict[str, Any]:
+    """The last fenced ```json block of the user messages, which must be an object.
+
+    For rules: whoever writes the prompt puts what a rule needs into such a block.
+    """
+    wanted = f"the request for {request.schema_name!r}"
+    for message in reversed(request.messages):
+        blocks = _FACTS.findall(message.content or "") if message.role == "user" else []
+        if not blocks:
+            continue
+        try:
+            found: object = json.loads(blocks[-1])
+        except ValueError as error:
+            raise BadModelRequest(
+                f"The last ```json block of {wanted} is not JSON: {error}."
+            ) from error
+        if not isinstance(found, dict):
+            raise BadModelRequest(f"The last ```json block of {wanted} is not an object.")
+        return cast("dict[str, Any]", found)
+    raise BadModelRequest(
+        f"There is no ```json block in the user messages of {wanted}: put the facts that its rule "
+        "needs into one."
+    )

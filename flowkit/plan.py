@@ -1,0 +1,89 @@
+"""What a planner answers: steps to graft, and what became of them.
+
+`tool.step(...)` makes a `Planned`, typed by what the tool returns; a `Plan` holds them in order.
+`Findings` is what a planner that only plans gives to its readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeGuard, TypeVar, cast
+
+from flowkit.graph import Source
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Generic[R_co]):
+    """A step that a plan adds: the tool's name, and its inputs as literals or other steps' ids."""
+
+    id: str
+    tool: str
+    inputs: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A planner's answer: do these steps. `again=True`: then ask me again, with what they gave."""
+
+    steps: Sequence[Planned[Any]] = ()
+    again: bool = False
+
+
+def is_planned(value: object) -> TypeGuard[Planned[Any]]:
+    """Whether an argument of `tool.step` is another planned step, not a literal."""
+    return isinstance(value, Planned)
+
+
+class _Typed(Protocol[R_co]):
+    """A node, as far as `Findings.of` looks at it."""
+
+    @property
+    def name(self) -> str: ...
+    def _gives(self) -> R_co: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A planned step that failed: an observation for its planner."""
+
+    id: str
+    tool: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings(Mapping[str, Any]):
+    """Results of planned steps by id, in the order of planning; `failures` stand beside them."""
+
+    results: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tools: Mapping[str, str] = field(default_factory=dict[str, str])
+    failures: Sequence[Failure] = ()
+
+    def of(self, tool: _Typed[R_co]) -> Mapping[str, R_co]:
+        """The results of one tool, by id."""
+        found = {key: self.results[key] for key, name in self.tools.items() if name == tool.name}
+        return cast("Mapping[str, R_co]", found)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.results[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a planner, when its steps have ended: what was planned and what came of it."""
+
+    number: int
+    steps: Sequence[Planned[Any]]
+    results: Mapping[str, Any]
+    failures: Sequence[Failure] = ()
+    feedback: Sequence[str] = ()

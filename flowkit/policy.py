@@ -1,0 +1,81 @@
+"""Values that say how much a node may do, and a run may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flowkit.errors import DeclarationError
+
+Effect = Literal["pure", "idempotent", "once"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How one node is tried.
+
+    `retries` more tries after the first; the wait before try n+1 is `backoff_s * 2**(n-1)`, at most
+    `backoff_max_s`, of which a random half is left out (so that many runs do not come back at once).
+    `timeout_s` holds for one attempt. `concurrency` limits a node over all runs of an engine.
+    """
+
+    retries: int = 0
+    timeout_s: float | None = None
+    backoff_s: float = 0.5
+    backoff_max_s: float = 30.0
+    effect: Effect = "idempotent"
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.effect not in ("pure", "idempotent", "once"):
+            raise DeclarationError(f'effect={self.effect!r}: use "pure", "idempotent" or "once".')
+        if self.effect == "once" and self.retries:
+            raise DeclarationError(
+                'effect="once" with retries: what must happen once is not tried again. '
+                "Drop retries=, or make the tool idempotent with ctx.idempotency_key."
+            )
+        for name, value, least in (
+            ("retries", self.retries, 0),
+            ("timeout_s", self.timeout_s, 0.0),
+            ("backoff_s", self.backoff_s, 0.0),
+            ("concurrency", self.concurrency, 1),
+        ):
+            if value is not None and value < least:
+                raise DeclarationError(f"{name}={value}: at least {least}.")
+
+    def delay_s(self, tried: int, draw: float) -> float:
+        """Seconds to wait after the `tried`-th try (1-based); `draw` is a random number in [0, 1)."""
+        full = min(self.backoff_s * 2.0 ** min(tried - 1, 64), self.backoff_max_s)
+        return full * (0.5 + draw / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a planner may plan: steps in one plan, turns, replans after failures, repairs of a bad plan."""
+
+    steps_max: int = 100
+    turns_max: int = 300
+    replans_max: int = 2
+    repairs_max: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may use, counted from its events, so that a resume does not begin anew.
+
+    `wall_s_max` counts from the run's start and goes on while nothing runs. `parallel_max` is the
+    number of steps that run at once. With `on_budget="answer"` planners get one last turn, without
+    tools, and the declared steps go on; with `"fail"` the run fails.
+    """
+
+    steps_max: int | None = None
+    attempts_max: int | None = None
+    wall_s_max: float | None = None
+    parallel_max: int = 100
+    on_budget: Literal["fail", "answer"] = "fail"
+
+    def __post_init__(self) -> None:
+        for name in ("steps_max", "attempts_max", "wall_s_max", "parallel_max"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise DeclarationError(f"Budget({name}={value}): must be above 0.")

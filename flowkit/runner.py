@@ -1,0 +1,203 @@
+"""One attempt of one node, from its inputs to the fact that tells how it went.
+
+This is the one place that catches `Exception`: whatever a node raises becomes data here, and the
+recorded fact says what follows. Cancellation passes through.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+import flowkit.events as ev
+from flowkit.errors import Fatal, PlanError, Reject, Replan, Retry
+from flowkit.events import Error
+from flowkit.graft import RepeatedPlan, graft
+from flowkit.node import AnyNode, Context
+from flowkit.plan import Findings, Plan
+from flowkit.ports import World
+from flowkit.slot import Slot
+from flowkit.values import Value
+
+MESSAGE_MAX = 4000
+"""Characters of an error's message that are kept."""
+
+
+@dataclass(slots=True)
+class ThreadMark:
+    """Whether a node's thread has ended; a timed-out one is not tried again before."""
+
+    running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One attempt to make: the node, its place, its inputs, and what the outcome is reckoned from."""
+
+    node: AnyNode
+    slot: Slot
+    context: Context
+    args: Sequence[Any]
+    input_hash: str
+    world: World
+    threads: anyio.CapacityLimiter
+    mark: ThreadMark
+    moves_on: tuple[type[BaseException], ...]
+
+
+async def attempt(job: Try) -> ev.Payload:
+    """Run the node once; the fact that tells how it went."""
+    began = anyio.current_time()
+    try:
+        made = await _outcome(job)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a node raises)
+        return failed(job, error, anyio.current_time() - began)
+    except anyio.get_cancelled_exc_class() as error:
+        # A scope of ours was cancelled, or the node let somebody else's cancellation escape.
+        if anyio.current_effective_deadline() == -math.inf:
+            raise
+        return failed(job, error, anyio.current_time() - began)
+    return made(anyio.current_time() - began)
+
+
+Made = Callable[[float], ev.Payload]
+
+
+async def _outcome(job: Try) -> Made:
+    match job.node.kind:
+        case "verifier":
+            try:
+                await call(job.node, job.context, job.args, job.threads, job.mark)
+            except Reject as verdict:
+                feedback = _clean(verdict.feedback)
+                return lambda took: ev.Rejected(job.input_hash, feedback, took)
+            return lambda took: ev.Accepted(job.input_hash, took)
+        case "planner":
+            return await _plan(job)
+        case _:
+            value = dump(
+                job.node, await call(job.node, job.context, job.args, job.threads, job.mark)
+            )
+            return lambda took: ev.StepDone(job.input_hash, value, took)
+
+
+async def _plan(job: Try) -> Made:
+    """Ask a planner; a bad plan goes back to it, with the reason, `repairs_max` times."""
+    repeated = False
+    for repair in range(job.node.limits.repairs_max + 1):
+        answer = await call(job.node, job.context, job.args, job.threads, job.mark)
+        if not isinstance(answer, Plan):
+            value = dump(job.node, answer)
+            return lambda took: ev.StepDone(job.input_hash, value, took)
+        plan = answer
+        try:
+            if job.context.last_turn:
+                raise PlanError("the budget is used up: answer with what there is, plan nothing.")
+            steps = graft(job.node, plan, job.slot)
+        except PlanError as error:
+            again = isinstance(error, RepeatedPlan)
+            if repair == job.node.limits.repairs_max or (again and repeated):
+                raise
+            repeated = repeated or again
+            job.context.feedback = (*job.context.feedback, str(error))
+            continue
+        return lambda took: ev.Planned(job.input_hash, steps, plan.again, duration_s=took)
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+async def call(
+    node: AnyNode,
+    context: Context,
+    args: Sequence[Any],
+    threads: anyio.CapacityLimiter,
+    mark: ThreadMark,
+) -> Any:
+    """Call a node: its coroutine here, its plain function in a worker thread."""
+    function = node.threaded
+    if function is None:
+        return await node.run(context, *args)
+    # The attempt before may have timed out while its thread goes on; a thread can set no event here.
+    while mark.running:  # noqa: ASYNC110
+        await anyio.sleep(0.05)
+
+    def work() -> Any:
+        try:
+            return function(context, *args)
+        finally:
+            mark.running = False
+
+    mark.running = True
+    return await anyio.to_thread.run_sync(work, limiter=threads, abandon_on_cancel=True)
+
+
+async def answer(
+    node: AnyNode,
+    context: Context,
+    args: Sequence[Any],
+    threads: anyio.CapacityLimiter,
+    world: World,
+) -> ev.ToolAnswered:
+    """Call a tool inside another node, with its retries and alternatives, all in memory."""
+    began = anyio.current_time()
+    error = Error("StepFailed", "no alternative was tried")
+    for each in node.alternatives:
+        for tried in range(1, each.policy.retries + 2):
+            try:
+                with anyio.fail_after(each.policy.timeout_s):
+                    result = await call(each, context, args, threads, ThreadMark())
+                took = anyio.current_time() - began
+                return ev.ToolAnswered("", 0, each.name, dump(each, result), duration_s=took)
+            except Fatal:
+                raise
+            except (Exception, SystemExit) as problem:  # noqa: BLE001  (as above)
+                error = describe(problem)
+            if tried <= each.policy.retries:
+                await anyio.sleep(each.policy.delay_s(tried, world.draw()))
+    took = anyio.current_time() - began
+    return ev.ToolAnswered("", 0, node.name, error=error, duration_s=took)
+
+
+def dump(node: AnyNode, result: Any) -> Value:
+    """The result as it is stored; raises pydantic's error or `ValueRefused` if it does not fit."""
+    codec = node.codec()
+    if codec is None:
+        kind = "Findings" if isinstance(result, Findings) else type(result).__name__
+        raise TypeError(f"{node.name!r} only plans; it must return a Plan, not {kind}")
+    return codec.dump(codec.check(result))
+
+
+def failed(job: Try, error: BaseException, took: float) -> ev.AttemptFailed:
+    """What follows a failed attempt: decided once, here, and recorded."""
+    policy, slot = job.node.policy, job.slot
+    stored = describe(error)
+    if isinstance(error, Fatal):
+        return ev.AttemptFailed(stored, "fatal", duration_s=took)
+    if isinstance(error, Replan) and slot.planner() is not None:
+        return ev.AttemptFailed(stored, "replan", duration_s=took)
+    if slot.tries < policy.retries:
+        wait = policy.delay_s(slot.tries + 1, job.world.draw())
+        if isinstance(error, Retry) and error.after_s is not None:
+            wait = max(error.after_s, 0.0)
+        return ev.AttemptFailed(stored, "retry", job.world.now() + wait, took)
+    last = slot.alternative + 1 == len(slot.step.nodes)
+    if not last and isinstance(error, job.moves_on):
+        return ev.AttemptFailed(stored, "next", duration_s=took)
+    return ev.AttemptFailed(stored, "fail", duration_s=took)
+
+
+def describe(error: BaseException) -> Error:
+    """An error as it is stored: no objects, no locals, text that any database takes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    message = _clean(str(error)) or (type(error).__doc__ or "").strip().split("\n")[0]
+    return Error(type(error).__name__, message[:MESSAGE_MAX], where)
+
+
+def _clean(text: str) -> str:
+    return str(text).encode("utf-8", "backslashreplace").decode()

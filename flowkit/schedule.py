@@ -1,0 +1,163 @@
+"""What to do next: `decide` looks at a state and a time, and answers with commands.
+
+It is pure: it changes nothing, reads no clock and draws no chance. It is incremental: its cost grows
+with what is ready now, never with the length of the run. The driver appends the facts, folds them,
+asks again until there are none, and only after the commit starts what may start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import flowkit.events as ev
+from flowkit.events import Error, Fact
+from flowkit.slot import Slot
+from flowkit.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin an attempt of this slot. `last`: a planner's last turn, since the budget is used up."""
+
+    slot: Slot
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """`facts` to append first; else `starts`; `stop` the running attempts, and why; look again at `due`.
+
+    `idle`: nothing runs or can start; only a signal, a decision or the due time brings the run on.
+    """
+
+    facts: Sequence[Fact] = ()
+    starts: Sequence[Start] = ()
+    stop: Literal["", "cancelled", "failed", "deadline"] = ""
+    due: float | None = None
+    idle: bool = False
+
+
+def decide(state: State, now: float) -> Commands:
+    """The commands for a state at a time (Unix time)."""
+    if state.ended is not None:
+        return Commands()
+    if state.owed:
+        return Commands(facts=tuple(state.owed))
+    output = state.slots.get(state.graph.output)
+    if output is not None and output.status == "settled" and not state.cancelling:
+        return Commands(facts=(Fact(ev.RunEnded("succeeded", step=output.key)),))
+    ending = _ending(state, now)
+    if ending is not None:
+        return ending
+    over = [
+        Fact(ev.Signalled(wait.name, wait.n, timed_out=True), slot.exec)
+        for slot in _due(state, now)
+        for wait in slot.open_waits()
+        if wait.reason == "signal" and wait.until is not None and wait.until <= now
+    ]
+    if over:
+        return Commands(facts=tuple(over))
+    return _starts(state, now)
+
+
+def _ending(state: State, now: float) -> Commands | None:
+    """The way to the run's end, if it is to end: stop what runs, then say how it ended."""
+    busy = len(state.running) > sum(key in state.running for key in state.parked)
+    late = state.deadline is not None and now >= state.deadline
+    if state.cancelling:
+        end = ev.RunEnded("cancelled", Error("RunCancelled", "the run was cancelled"))
+        return Commands(stop="cancelled") if state.running else Commands(facts=(Fact(end),))
+    if late:
+        text = "the run's deadline has passed"
+        end = ev.RunEnded("failed", Error("DeadlineExceeded", text))
+        return Commands(stop="deadline") if state.running else Commands(facts=(Fact(end),))
+    if state.failure is not None:
+        step, error = state.failure
+        if busy and not state.fatal:
+            return Commands(due=state.deadline)
+        if state.running:
+            return Commands(stop="failed")
+        return Commands(facts=(Fact(ev.RunEnded("failed", error, step)),))
+    return None
+
+
+def _due(state: State, now: float) -> Iterator[Slot]:
+    for at, key in state.due:
+        if at > now:
+            return
+        yield state.by_exec[key]
+
+
+def _may_start(state: State, now: float) -> Iterator[Slot]:
+    for slot in _due(state, now):
+        if slot.exec in state.running:
+            continue
+        if slot.status == "retrying" or (
+            slot.exec in state.parked
+            and all(wait.until is not None and wait.until <= now for wait in slot.open_waits())
+        ):
+            yield slot
+    yield from state.ready.values()
+
+
+def _starts(state: State, now: float) -> Commands:
+    room = max(state.budget.parallel_max - len(state.running), 0)
+    waiting = tuple(islice(_may_start(state, now), room))
+    left = _budget_left(state, now)
+    if not waiting or left >= len(waiting):
+        return _commands(state, now, [Start(slot) for slot in waiting])
+    if state.budget.on_budget == "answer":
+        return _last_words(state, now, waiting)
+    if left > 0:
+        return _commands(state, now, [Start(slot) for slot in waiting[:left]])
+    if state.running:
+        return Commands(due=state.deadline)
+    error = Error("BudgetExceeded", _used(state, now))
+    return Commands(facts=(Fact(ev.RunEnded("failed", error)),))
+
+
+def _last_words(state: State, now: float, waiting: Sequence[Slot]) -> Commands:
+    """Planned steps are refused, planners answer with what there is, declared steps go on."""
+    error = Error("BudgetExceeded", _used(state, now))
+    refused = [slot for slot in waiting if slot.planner() is not None and slot.planning is None]
+    if refused:
+        return Commands(facts=tuple(Fact(ev.StepFailed(error), slot.exec) for slot in refused))
+    return _commands(state, now, [Start(slot, slot.planning is not None) for slot in waiting])
+
+
+def _commands(state: State, now: float, starts: Sequence[Start]) -> Commands:
+    times = [at for at, _ in state.due if at > now][:1]
+    if state.deadline is not None:
+        times.append(state.deadline)
+    awake = any(key not in state.parked for key in state.running)
+    if not (starts or awake or times or state.parked or state.unknown):
+        error = Error("Stuck", "no step can go on, though the run has no result: a bug in flowkit")
+        return Commands(facts=(Fact(ev.RunEnded("failed", error)),))
+    return Commands(
+        starts=tuple(starts), due=min(times, default=None), idle=not starts and not awake
+    )
+
+
+def _budget_left(state: State, now: float) -> int:
+    """How many more attempts may start."""
+    budget, flying = state.budget, len(state.running)
+    left = budget.parallel_max
+    if budget.steps_max is not None:
+        left = min(left, budget.steps_max - state.steps_used - flying)
+    if budget.attempts_max is not None:
+        left = min(left, budget.attempts_max - state.attempts_used - flying)
+    if budget.wall_s_max is not None and now - state.started_at >= budget.wall_s_max:
+        left = 0
+    return max(left, 0)
+
+
+def _used(state: State, now: float) -> str:
+    budget = state.budget
+    return (
+        f"the run used {state.steps_used} steps (at most {budget.steps_max or 'any'}), "
+        f"{state.attempts_used} attempts (at most {budget.attempts_max or 'any'}), "
+        f"{now - state.started_at:.0f} s (at most {budget.wall_s_max or 'any'})"
+    )

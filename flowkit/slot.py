@@ -1,0 +1,138 @@
+"""A slot: one logical step of a run, and where it stands.
+
+A slot's key never changes. What it executes has a key of its own: the round (`write@2`, after a
+rejection) or the turn of a planner (`plan/t2`). Statuses:
+
+    pending -> ready -> (running) -> checking -> settled      running is a mark, never stored
+                 ^ \\_ retrying _/      |  \\_ a new round: ready again
+                 |                      failed · unknown · dropped
+              expanded: a map or a planner whose own steps run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from flowkit.events import Error, ModelAnswered, Signalled, ToolAnswered
+from flowkit.graph import Step
+from flowkit.values import Value, combine
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """A durable wait of an attempt; `ended` is the signal, or the time-out, that ended it, at `seq`."""
+
+    slot: Slot
+    reason: str
+    name: str
+    n: int
+    until: float | None
+    ended: Signalled | None = None
+    seq: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class TurnState:
+    """A planner's turn: its steps, whether it asked to be asked again, and why the next came."""
+
+    number: int
+    children: list[Slot]
+    again: bool = False
+    feedback: tuple[str, ...] = ()
+
+    def failures(self) -> list[Slot]:
+        return [child for child in self.children if child.status == "failed"]
+
+
+@dataclass(slots=True)
+class Planning:
+    """What a planner's slot remembers: its turns, its replans, and the digest of what it has seen."""
+
+    turns: list[TurnState] = field(default_factory=list[TurnState])
+    replans: int = 0
+    reason: str = ""
+    digest: str = ""
+
+
+Answered = ModelAnswered | ToolAnswered
+
+
+class Slot:
+    """One logical step. Folded in place by `State`, read by everyone else."""
+
+    __slots__ = (
+        "alternative", "attempts", "calls", "digest", "duration_s", "error", "errors", "exec",
+        "feedback", "intent", "key", "left", "members", "parent", "planning", "readers", "round",
+        "round_base", "status", "step", "tries", "turn", "unmet", "value", "verifiers", "waits",
+    )  # fmt: skip
+
+    def __init__(self, step: Step, parent: Slot | None = None) -> None:
+        self.step = step
+        self.key = step.key
+        self.parent = parent
+        self.exec = step.key
+        self.status = "pending"
+        self.round = 1
+        self.round_base = 0
+        self.turn = 0
+        self.alternative = 0
+        self.tries = 0
+        """Failed tries of this alternative in its present allowance."""
+        self.attempts: dict[int, int] = {}
+        """Attempts that have ended, by alternative."""
+        self.unmet: set[str] = set()
+        self.readers: list[Slot] = []
+        self.verifiers: list[Slot] = []
+        self.members: list[Slot] | None = None
+        self.left = 0
+        self.planning: Planning | None = None
+        self.value: Value | None = None
+        self.digest: str = ""
+        self.feedback: tuple[str, ...] = ()
+        self.error: Error | None = None
+        self.errors: list[tuple[str, Error]] | None = None
+        self.duration_s = 0.0
+        self.intent = False
+        self.calls: dict[tuple[str, int], Answered] | None = None
+        self.waits: list[Wait] | None = None
+
+    @property
+    def node(self) -> str:
+        """The name of the alternative that is tried now, or that answered."""
+        return self.step.nodes[self.alternative]
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that is in flight or comes next, 1-based."""
+        return self.attempts.get(self.alternative, 0) + 1
+
+    def ended_attempt(self, duration_s: float) -> None:
+        self.attempts[self.alternative] = self.attempt
+        self.duration_s += duration_s
+        self.intent = False
+        self.calls = None
+
+    def ancestors(self) -> Iterator[Slot]:
+        above = self.parent
+        while above is not None:
+            yield above
+            above = above.parent
+
+    def planner(self) -> Slot | None:
+        """The nearest planner whose plan this step belongs to."""
+        return next((above for above in self.ancestors() if above.planning is not None), None)
+
+    def find_digest(self) -> str:
+        """Digest of the slot's value; of lists and findings that of their parts."""
+        if not self.digest:
+            if self.value is not None:
+                self.digest = self.value.digest
+            elif self.members is not None:
+                self.digest = combine([member.find_digest() for member in self.members])
+            elif self.planning is not None:
+                self.digest = self.planning.digest
+        return self.digest
+
+    def open_waits(self) -> list[Wait]:
+        return [wait for wait in self.waits or () if wait.ended is None]

@@ -1,0 +1,371 @@
+"""A run as the fold of its events. `apply` is the only thing that changes it.
+
+The fold is incremental: the cost of an event does not depend on how long the run is. What follows
+from an event without anybody's choice (a map's items, a new round, the end of a turn) is derived
+here, the same on every fold; what must be recorded is `owed`, and `decide` hands it out.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import flowkit.events as ev
+from flowkit.errors import JournalConflict
+from flowkit.events import Error, Event, Fact, StepView
+from flowkit.graph import INPUT, Graph, Source, Step
+from flowkit.policy import Budget
+from flowkit.slot import Planning, Slot, TurnState, Wait
+from flowkit.steps import Steps
+from flowkit.values import combine, digest
+
+CLAIMS_MAX = 3
+"""Claims without any other event before the next claim quarantines the run."""
+
+
+class State(Steps):
+    """Where a run stands. Owned by one driver; everybody else only reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seq = 0
+        self.at = 0.0
+        self.graph = Graph((), "")
+        self.workflow = ""
+        self.budget = Budget()
+        self.started_at = 0.0
+        self.deadline: float | None = None
+        self.signals: dict[str, deque[ev.Signalled]] = {}
+        self.consumed: set[str] = set()
+        self.cancelling = False
+        self.ended: ev.RunEnded | None = None
+        self.claims = 0
+        self.steps_used = 0
+        self.attempts_used = 0
+
+    # ---- what readers ask
+
+    def input_hash(self, slot: Slot) -> str:
+        """Hash of what a step's present round or turn is given: inputs, feedback, turns before."""
+        parts = [self._digest_of(source) for source in slot.step.inputs]
+        parts += [digest(text) for text in slot.feedback]
+        if slot.planning is not None:
+            parts.append(slot.planning.digest)
+        return combine(parts)
+
+    def views(self) -> list[StepView]:
+        """Every step as it stands, in the order in which it came into the run."""
+        return [self._view(slot) for key, slot in self.slots.items() if key != INPUT]
+
+    def _view(self, slot: Slot) -> StepView:
+        status = slot.status
+        if slot.exec in self.running:
+            status = "waiting" if slot.exec in self.parked else "running"
+        elif slot.exec in self.parked:
+            status = "waiting"
+        waits = ", ".join(f"{wait.reason} {wait.name}".strip() for wait in slot.open_waits())
+        return StepView(
+            key=slot.exec if slot.planning is None else slot.key,
+            node=slot.node,
+            kind=self.nodes[slot.node].kind,
+            status="done" if status in ("settled", "accepted") else status,
+            attempts=sum(slot.attempts.values()),
+            errors=tuple(f"{node}: {error}" for node, error in slot.errors or ()),
+            duration_s=slot.duration_s,
+            feedback=slot.feedback,
+            detail=waits or (str(slot.error) if slot.error else ""),
+        )
+
+    def _digest_of(self, source: Source) -> str:
+        whole = (
+            digest(source.text)
+            if source.text is not None
+            else self.slots[source.step].find_digest()
+        )
+        return whole if source.item is None else f"{whole}[{source.item}]"
+
+    # ---- marks: set by the runner, never stored
+
+    def mark_started(self, slot: Slot) -> None:
+        self.ready.pop(slot.exec, None)
+        self.forget_due(slot)
+        self.running[slot.exec] = slot
+
+    def unmark(self, slot: Slot) -> None:
+        """An attempt was stopped without an outcome: it is as if it had not begun."""
+        if self.running.pop(slot.exec, None) is not None and slot.exec not in self.parked:
+            self.make_ready(slot)
+
+    # ---- the fold
+
+    def apply(self, event: Event) -> None:
+        """Fold one event; `JournalConflict` when it cannot follow what came before."""
+        if event.seq != self.seq + 1:
+            raise JournalConflict(f"event {event.seq} cannot follow event {self.seq}")
+        self.seq = event.seq
+        self.at = event.at
+        kind = type(event.payload)
+        self._HANDLERS[kind](self, event, event.payload)
+        if kind is not ev.Claimed:
+            self.claims = 0
+
+    def _slot(self, event: Event) -> Slot:
+        try:
+            return self.by_exec[event.key]
+        except KeyError:
+            raise JournalConflict(
+                f"event {event.seq} ({event.kind}) is about {event.key!r}, which is no step of the run"
+            ) from None
+
+    def _ending(self, event: Event, hash_: str | None, duration_s: float) -> Slot:
+        """The slot whose attempt an event ends, with its inputs checked."""
+        slot = self._slot(event)
+        if hash_ is not None and hash_ != (found := self.input_hash(slot)):
+            raise JournalConflict(
+                f"event {event.seq}: {event.key!r} was done with other inputs (hash {hash_}) than the "
+                f"journal gives it now ({found}). The journal is damaged; nothing was run."
+            )
+        slot.alternative = event.alternative
+        slot.ended_attempt(duration_s)
+        self.attempts_used += 1
+        self.steps_used += hash_ is not None
+        self.leave(slot)
+        return slot
+
+    def _run_started(self, event: Event, p: ev.RunStarted) -> None:
+        self.workflow, self.graph, self.nodes = p.workflow, p.graph, p.graph.nodes
+        self.budget, self.deadline, self.started_at = p.budget, p.deadline, event.at
+        entry = Slot(Step(INPUT, ()))
+        entry.value, entry.status = p.value, "settled"
+        self.slots[INPUT] = entry
+        for step in p.graph.steps:
+            self.slots[step.key] = Slot(step)
+        for step in p.graph.steps:
+            self.link(self.slots[step.key])
+        for step in p.graph.steps:
+            if not self.slots[step.key].unmet:
+                self.make_ready(self.slots[step.key])
+
+    def _claimed(self, event: Event, p: ev.Claimed) -> None:
+        self.running.clear()
+        if p.after == "release":
+            self.claims = max(self.claims - 1, 0)
+        if p.after == "death" and self.claims >= CLAIMS_MAX and self.ended is None:
+            suspects = ", ".join(list(self.ready)[:5]) or "no step was ready"
+            message = f"the process died {self.claims} times in a row here; suspects: {suspects}"
+            self.owed.append(Fact(ev.RunEnded("quarantined", Error("RunQuarantined", message))))
+        self.claims += 1
+        for slot in [slot for slot in self.ready.values() if slot.intent]:
+            self.owe(slot, ev.OutcomeUnknown("the process ended while the effect was under way"))
+
+    def _intent(self, event: Event, p: ev.Intent) -> None:
+        self._slot(event).intent = True
+
+    def _answered(self, event: Event, p: ev.ModelAnswered | ev.ToolAnswered) -> None:
+        slot = self._slot(event)
+        if slot.calls is None:
+            slot.calls = {}
+        slot.calls[p.request, p.n] = p
+
+    def _attempt_failed(self, event: Event, p: ev.AttemptFailed) -> None:
+        slot = self._ending(event, None, p.duration_s)
+        if slot.errors is None:
+            slot.errors = []
+        slot.errors.append((slot.node, p.error))
+        slot.tries += 1
+        match p.then:
+            case "retry":
+                slot.status = "retrying"
+                insort(self.due, (p.retry_at or event.at, slot.exec))
+            case "next":
+                slot.alternative += 1
+                slot.tries = 0
+                self.make_ready(slot)
+            case "replan":
+                planner = slot.planner()
+                if planner is not None and planner.planning is not None:
+                    planner.planning.reason = p.error.message
+                self.fail(slot, p.error)
+                if planner is not None:
+                    self.drop_unstarted(planner)
+            case "fail" | "fatal":
+                self.fatal = self.fatal or p.then == "fatal"
+                self.owe(slot, ev.StepFailed(p.error))
+
+    def _step_done(self, event: Event, p: ev.StepDone) -> None:
+        slot = self._ending(event, p.input_hash, p.duration_s)
+        slot.value = p.value
+        self.produced(slot)
+
+    def _step_failed(self, event: Event, p: ev.StepFailed) -> None:
+        slot = self._slot(event)
+        self.owed = [fact for fact in self.owed if fact.key != event.key]
+        self.leave(slot)
+        self.steps_used += 1
+        self.fail(slot, p.error)
+
+    def _planned(self, event: Event, p: ev.Planned) -> None:
+        slot = self._ending(event, p.input_hash, p.duration_s)
+        slot.status, slot.left = "expanded", len(p.steps)
+        slot.tries = 0
+        turn = TurnState(slot.turn, [], p.again)
+        planning = slot.planning = slot.planning or Planning()
+        planning.turns.append(turn)
+        for step in p.steps:
+            child = Slot(_grafted(step, event.key), slot)
+            self.slots[child.key] = child
+            turn.children.append(child)
+        for child in turn.children:
+            self.link(child)
+        for child in turn.children:
+            if not child.unmet:
+                self.make_ready(child)
+        if not p.steps:
+            self.turn_over(slot)
+
+    def _accepted(self, event: Event, p: ev.Accepted) -> None:
+        verifier = self._ending(event, p.input_hash, p.duration_s)
+        verifier.status = "accepted"
+        for follower in verifier.readers:
+            if follower.step.checks == verifier.step.checks:
+                follower.unmet.discard(verifier.key)
+                if not follower.unmet and follower.status == "pending":
+                    self.make_ready(follower)
+        self.conclude(self.slots[verifier.step.checks])
+
+    def _rejected(self, event: Event, p: ev.Rejected) -> None:
+        verifier = self._ending(event, p.input_hash, p.duration_s)
+        verifier.status = "rejected"
+        verifier.feedback = (p.feedback,)
+        self.conclude(self.slots[verifier.step.checks])
+
+    # ---- waits, decisions, the end
+
+    def _waiting(self, event: Event, p: ev.Waiting) -> None:
+        if not event.key:
+            return
+        slot = self._slot(event)
+        wait = Wait(slot, p.reason, p.name, p.n, p.until)
+        if slot.waits is None:
+            slot.waits = []
+        slot.waits.append(wait)
+        buffered = self.signals.get(p.name) if p.reason == "signal" else None
+        if buffered:
+            wait.ended, wait.seq = buffered.popleft(), event.seq
+            return
+        if p.reason == "signal":
+            self.waits.setdefault(p.name, []).append(wait)
+        self.ready.pop(slot.exec, None)
+        self.parked[slot.exec] = slot
+        if p.until is not None:
+            insort(self.due, (p.until, slot.exec))
+
+    def _signalled(self, event: Event, p: ev.Signalled) -> None:
+        self._consume(p.message)
+        if p.timed_out:
+            slot = self._slot(event)
+            waits = [wait for wait in slot.open_waits() if (wait.name, wait.n) == (p.name, p.n)]
+        else:
+            waits = self.waits.get(p.name, [])
+        if not waits:
+            self.signals.setdefault(p.name, deque()).append(p)
+            return
+        wait = waits[0]
+        wait.ended, wait.seq = p, event.seq
+        if wait in (waiting := self.waits.get(p.name, [])):
+            waiting.remove(wait)
+        self._wake(wait.slot)
+
+    def slept(self, wait: Wait) -> None:
+        """A sleep ended in memory; after a crash its time alone tells that."""
+        wait.ended = ev.Signalled("")
+        self._wake(wait.slot)
+
+    def _wake(self, slot: Slot) -> None:
+        """A wait is over: the attempt goes on, or, torn down, begins anew."""
+        if slot.open_waits():
+            return
+        self.unpark(slot)
+        if slot.exec not in self.running and slot.status == "ready":
+            self.ready[slot.exec] = slot
+
+    def _outcome_unknown(self, event: Event, p: ev.OutcomeUnknown) -> None:
+        self.owed = [fact for fact in self.owed if fact.key != event.key]
+        slot = self._slot(event)
+        self.leave(slot)
+        slot.status = "unknown"
+        slot.intent = False
+        slot.error = Error("OutcomeUnknown", p.reason)
+        self.unknown[slot.exec] = slot
+
+    def _decided(self, event: Event, p: ev.Decided) -> None:
+        self._consume(p.message)
+        if p.how == "retry":
+            self._reopen_failed(event)
+            return
+        slot = self._slot(event)
+        self.unknown.pop(slot.exec, None)
+        slot.error = None
+        match p.how:
+            case "done":
+                slot.ended_attempt(0.0)
+                slot.value = p.value
+                self.produced(slot)
+            case "repeat":
+                self.make_ready(slot)
+            case "fail":
+                self.owe(slot, ev.StepFailed(Error("OutcomeUnknown", "decided to have failed")))
+
+    def _reopen_failed(self, event: Event) -> None:
+        span = self.deadline - self.started_at if self.deadline is not None else None
+        self.started_at = event.at
+        self.deadline = event.at + span if span is not None else None
+        cause = self.failure[0] if self.failure else ""
+        self.ended, self.failure, self.fatal, self.owed = None, None, False, []
+        self.steps_used = self.attempts_used = 0
+        for slot in list(self.slots.values()):
+            if slot.status == "failed" and (slot.planner() is None or slot.exec == cause):
+                self.revive(slot)
+
+    def _cancel_requested(self, event: Event, p: ev.CancelRequested) -> None:
+        self._consume(p.message)
+        self.cancelling = True
+
+    def _run_ended(self, event: Event, p: ev.RunEnded) -> None:
+        self.ended = p
+        self.owed = []
+
+    def _consume(self, message: str) -> None:
+        if message:
+            self.consumed.add(message)
+
+    _HANDLERS: ClassVar[Mapping[type, Callable[[Any, Event, Any], None]]] = {
+        ev.RunStarted: _run_started,
+        ev.Claimed: _claimed,
+        ev.Intent: _intent,
+        ev.ModelAnswered: _answered,
+        ev.ToolAnswered: _answered,
+        ev.AttemptFailed: _attempt_failed,
+        ev.StepDone: _step_done,
+        ev.StepFailed: _step_failed,
+        ev.Planned: _planned,
+        ev.Accepted: _accepted,
+        ev.Rejected: _rejected,
+        ev.OutcomeUnknown: _outcome_unknown,
+        ev.Decided: _decided,
+        ev.Waiting: _waiting,
+        ev.Signalled: _signalled,
+        ev.CancelRequested: _cancel_requested,
+        ev.RunEnded: _run_ended,
+    }
+
+
+def _grafted(step: Step, turn: str) -> Step:
+    """A planned step under its full key; ids in a plan are relative to their turn."""
+    inputs = tuple(
+        Source(f"{turn}/{source.step}", source.text, source.item) if source.step else source
+        for source in step.inputs
+    )
+    return Step(f"{turn}/{step.key}", step.nodes, inputs)

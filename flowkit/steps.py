@@ -1,0 +1,286 @@
+"""How the steps of a run move: what follows from an outcome without anybody's choice.
+
+A map's items, a new round after a rejection, a planner's next turn, a failure and what it blocks are
+derived here, the same on every fold. What must be recorded first is `owed`; `decide` hands it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flowkit.events as ev
+from flowkit.events import Error, Fact
+from flowkit.graph import NodeSpec, Source, Step
+from flowkit.slot import Planning, Slot, TurnState, Wait
+from flowkit.values import Value, combine
+
+
+class Steps:
+    """The slots of a run, and the lists of those that somebody must look at."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Slot] = {}
+        self.by_exec: dict[str, Slot] = {}
+        """Slots by what they execute: the key with its round or turn."""
+        self.nodes: Mapping[str, NodeSpec] = {}
+        self.ready: dict[str, Slot] = {}
+        self.running: dict[str, Slot] = {}
+        """Marks of the runner: attempts in flight in this process."""
+        self.parked: dict[str, Slot] = {}
+        """Slots whose attempt waits durably, in memory or not."""
+        self.due: list[tuple[float, str]] = []
+        """Times (Unix) at which a parked or retrying slot may go on, in order."""
+        self.owed: list[Fact] = []
+        self.unknown: dict[str, Slot] = {}
+        self.waits: dict[str, list[Wait]] = {}
+        """Open waits for signals, by the signal's name, oldest first."""
+        self.failure: tuple[str, Error] | None = None
+        self.fatal = False
+
+    # ---- steps: from pending to settled or failed
+
+    def link(self, slot: Slot) -> None:
+        for key in slot.step.reads():
+            source = self.slots[key]
+            if source.status != "settled" and key not in slot.unmet:
+                slot.unmet.add(key)
+                source.readers.append(slot)
+        if slot.step.checks:
+            self.slots[slot.step.checks].verifiers.append(slot)
+
+    def make_ready(self, slot: Slot) -> None:
+        if slot.step.each:
+            self.expand(slot)
+            return
+        if self.nodes[slot.node].kind == "planner":
+            if slot.planning is None:
+                slot.planning = Planning()
+            slot.turn = slot.turn or 1
+            slot.exec = f"{slot.key}/t{slot.turn}"
+        else:
+            slot.exec = slot.key if slot.round == 1 else f"{slot.key}@{slot.round}"
+        slot.status = "ready"
+        self.by_exec[slot.exec] = slot
+        self.ready[slot.exec] = slot
+
+    def expand(self, slot: Slot) -> None:
+        slot.exec = slot.key if slot.round == 1 else f"{slot.key}@{slot.round}"
+        self.by_exec[slot.exec] = slot
+        first, *rest = slot.step.inputs
+        try:
+            size = self.count(first)
+        except ValueError as error:
+            self.owe(slot, ev.StepFailed(Error("ValueError", str(error))))
+            return
+        slot.status, slot.members, slot.left = "expanded", [], size
+        for index in range(size):
+            item = Source(first.step, first.text, index)
+            step = Step(f"{slot.exec}/{index}", slot.step.nodes, (item, *rest))
+            child = Slot(step, slot)
+            self.slots[step.key] = child
+            slot.members.append(child)
+            self.make_ready(child)
+        if not size:
+            self.produced(slot)
+
+    def count(self, source: Source) -> int:
+        """How many items an input has; raises `ValueError` if it is no list."""
+        if source.text is not None:
+            return Value.of(source.text).count()
+        slot = self.slots[source.step]
+        if slot.members is not None:
+            return len(slot.members)
+        if slot.value is None:
+            raise ValueError(f"{slot.key} has no list")
+        return slot.value.count()
+
+    def produced(self, slot: Slot) -> None:
+        slot.digest = ""
+        if not slot.verifiers:
+            self.settle(slot)
+            return
+        slot.status = "checking"
+        for verifier in slot.verifiers:
+            verifier.unmet.discard(slot.key)
+            if not verifier.unmet and verifier.status == "pending":
+                self.make_ready(verifier)
+
+    def settle(self, slot: Slot) -> None:
+        slot.status = "settled"
+        for settled in (slot, *slot.verifiers):
+            for reader in settled.readers:
+                reader.unmet.discard(settled.key)
+                if not reader.unmet and reader.status == "pending":
+                    self.make_ready(reader)
+        if slot.parent is not None:
+            self.child_ended(slot.parent)
+
+    def fail(self, slot: Slot, error: Error) -> None:
+        slot.status, slot.error = "failed", error
+        if slot.planner() is None or self.fatal:
+            self.failure = self.failure or (slot.exec, error)
+            if slot.parent is not None:
+                slot.parent.left -= 1
+            return
+        for reader in slot.readers:
+            if reader.status == "pending":
+                self.fail(reader, Error("Blocked", f"its input {slot.key!r} has failed"))
+        if slot.parent is not None:
+            self.child_ended(slot.parent)
+
+    def child_ended(self, parent: Slot) -> None:
+        parent.left -= 1
+        if parent.left or parent.status != "expanded":
+            return
+        if parent.step.each:
+            if all(member.status == "settled" for member in parent.members or ()):
+                self.produced(parent)
+        else:
+            self.turn_over(parent)
+
+    def leave(self, slot: Slot) -> None:
+        self.ready.pop(slot.exec, None)
+        self.running.pop(slot.exec, None)
+        self.unknown.pop(slot.exec, None)
+        self.unpark(slot)
+        self.forget_due(slot)
+        for wait in slot.open_waits():
+            if wait in (waiting := self.waits.get(wait.name, [])):
+                waiting.remove(wait)
+        if slot.waits:
+            slot.waits = [wait for wait in slot.waits if wait.ended and wait.reason == "signal"]
+
+    def forget_due(self, slot: Slot) -> None:
+        if self.due:
+            self.due = [item for item in self.due if item[1] != slot.exec]
+
+    def unpark(self, slot: Slot) -> None:
+        self.parked.pop(slot.exec, None)
+
+    def owe(self, slot: Slot, payload: ev.Payload) -> None:
+        self.owed.append(
+            Fact(payload, slot.exec, slot.alternative, slot.attempts.get(slot.alternative, 0))
+        )
+
+    # ---- planners: turn after turn
+
+    def turn_over(self, slot: Slot) -> None:
+        planning = slot.planning
+        if planning is None:
+            return
+        turn, spec = planning.turns[-1], self.nodes[slot.node]
+        failed = turn.failures()
+        parts = [planning.digest, planning.reason]
+        parts += [child.find_digest() or str(child.error) for child in turn.children]
+        planning.digest = combine(parts)
+        if planning.reason:
+            turn.feedback = (planning.reason,)
+        replan = bool(planning.reason or failed)
+        planning.reason = ""
+        if turn.again or spec.answers:
+            self.next_turn(slot, turn.feedback)
+        elif replan and planning.replans < spec.replans_max:
+            planning.replans += 1
+            self.next_turn(slot, turn.feedback)
+        elif failed and not any(
+            child.status == "settled" for each in planning.turns for child in each.children
+        ):
+            error = Error(
+                "StepFailed", f"no planned step succeeded; the last error: {failed[-1].error}"
+            )
+            self.owe(slot, ev.StepFailed(error))
+        else:
+            slot.value = None
+            self.produced(slot)
+
+    def next_turn(self, slot: Slot, feedback: tuple[str, ...]) -> None:
+        limit = self.nodes[slot.node].turns_max
+        if limit and slot.turn >= limit:
+            error = Error("StepFailed", f"the planner used up its {limit} turns without an answer")
+            self.owe(slot, ev.StepFailed(error))
+            return
+        slot.turn += 1
+        slot.feedback = feedback
+        self.anew(slot)
+
+    def anew(self, slot: Slot) -> None:
+        """A new round or turn: a step of its own, with attempts counted from one."""
+        slot.attempts = {}
+        slot.tries = 0
+        slot.value = None
+        slot.waits = None
+        self.make_ready(slot)
+
+    def drop_unstarted(self, planner: Slot) -> None:
+        for child in planner.planning.turns[-1].children if planner.planning else ():
+            if child.status in ("pending", "ready", "retrying") and child.exec not in self.running:
+                self.leave(child)
+                child.status = "dropped"
+                self.child_ended(planner)
+
+    # ---- verification: round after round
+
+    def conclude(self, subject: Slot) -> None:
+        """When every verifier that can has judged this round: settle it, or open the next."""
+        rejecting = [verifier for verifier in subject.verifiers if verifier.status == "rejected"]
+        behind = {verifier.key for verifier in rejecting}
+        for verifier in subject.verifiers:  # declared in order, so one pass follows a chain
+            if verifier.status in ("accepted", "rejected"):
+                continue
+            if not behind.intersection(verifier.unmet):
+                return
+            behind.add(verifier.key)
+        if rejecting:
+            self.reopen(subject, rejecting)
+        else:
+            self.settle(subject)
+
+    def reopen(self, subject: Slot, rejecting: list[Slot]) -> None:
+        feedback = tuple(text for verifier in rejecting for text in verifier.feedback)
+        allowed = min(verifier.step.attempts for verifier in rejecting)
+        subject.feedback = feedback
+        if subject.round - subject.round_base >= allowed:
+            text = (
+                f"rejected {allowed} of {allowed} times; the last feedback: {'; '.join(feedback)}"
+            )
+            self.owe(subject, ev.StepFailed(Error("Rejected", text)))
+            return
+        self.next_round(subject)
+
+    def next_round(self, subject: Slot) -> None:
+        subject.round += 1
+        for verifier in subject.verifiers:
+            verifier.round = subject.round
+            verifier.status = "pending"
+            verifier.unmet.add(subject.key)
+            verifier.unmet.update(
+                other.key for other in subject.verifiers if verifier in other.readers
+            )
+            verifier.attempts, verifier.tries, verifier.feedback = {}, 0, ()
+        moves = subject.step.reject_moves and subject.alternative + 1 < len(subject.step.nodes)
+        subject.alternative += moves
+        planning = subject.planning
+        if planning is not None and self.nodes[subject.node].kind == "planner":
+            planning.turns.append(TurnState(subject.turn, [], feedback=subject.feedback))
+            planning.digest = combine([planning.digest, *subject.feedback])
+            self.next_turn(subject, subject.feedback)
+        else:
+            self.anew(subject)
+
+    # ---- retry: what has failed begins anew
+
+    def revive(self, slot: Slot) -> None:
+        error, slot.error, slot.tries = slot.error, None, 0
+        if slot.parent is not None:
+            slot.parent.left += 1
+        if error is not None and error.type == "Rejected" and slot.verifiers:
+            slot.round_base = slot.round
+            self.next_round(slot)
+            return
+        slot.alternative = 0
+        planning = slot.planning
+        if planning is not None and planning.turns and planning.turns[-1].number == slot.turn:
+            planning.replans = 0
+            self.next_turn(slot, planning.turns[-1].feedback)
+        else:
+            self.make_ready(slot)

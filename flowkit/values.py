@@ -1,0 +1,214 @@
+"""Values as they are stored: JSON text made by pydantic, never pickled, never rebuilt by name.
+
+A `Codec` turns one declared type into JSON and back. What cannot be given back the same is
+refused when it is written, with the path of the offending part, before its step counts as done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pydantic_core
+from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+
+from flowkit.errors import DeclarationError, ValueRefused
+
+INLINE_MAX = 64 * 1024
+"""Bytes of JSON up to which a value stands in its event; larger ones are stored once by hash."""
+
+DEPTH_MAX = 150
+"""Levels of nesting that a stored value may have; pydantic's parser stops at 200."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A stored value. `text` is its JSON, or None where only its hash is at hand (see `size`)."""
+
+    text: str | None
+    digest: str
+    size: int = 0
+    items: int | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Value:
+        return cls(text, digest(text), len(text))
+
+    def count(self) -> int:
+        """How many items the value has, if it is a list; `ValueError` if it is none."""
+        if self.items is not None:
+            return self.items
+        found: object = parse(self.text) if self.text and self.text[0] == "[" else None
+        if not isinstance(found, list):
+            raise ValueError("the value is not a list, so it cannot be mapped over")  # noqa: TRY004
+        return len(cast("list[object]", found))
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Bytes that a step made, kept once by content. `name` is data, never a path."""
+
+    sha256: str
+    name: str
+    media_type: str
+    size: int
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text, as hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def combine(parts: Sequence[str]) -> str:
+    """One short hash (128 bits, hex) of an ordered list of texts."""
+    packed = "\n".join(f"{len(part)}:{part}" for part in parts)
+    return digest(packed)[:32]
+
+
+def compact(data: object) -> str:
+    """JSON without spaces; lone surrogates are written as escapes. Takes plain data only."""
+    try:
+        return pydantic_core.to_json(data, inf_nan_mode="constants").decode()
+    except pydantic_core.PydanticSerializationError:
+        return json.dumps(data, separators=(",", ":"), ensure_ascii=True)
+
+
+def parse(text: str) -> Any:
+    """The plain data of a JSON text that `compact` wrote."""
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:
+        return json.loads(text)
+
+
+class Codec:
+    """Dumps and loads the values of one declared type."""
+
+    __slots__ = ("_adapter", "hint", "name")
+
+    def __init__(self, hint: Any, where: str) -> None:
+        self.hint = hint
+        self.name = where
+        try:
+            self._adapter: TypeAdapter[Any] = TypeAdapter(hint)
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            raise DeclarationError(
+                f"{where}: values of type {show_type(hint)} cannot be stored as JSON. Use a pydantic "
+                f"model, a dataclass or a plain type, and ctx.artifact(...) for files, frames and figures."
+            ) from error
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the type."""
+        return self._adapter.json_schema()
+
+    def check(self, value: Any) -> Any:
+        """Validate a Python value against the type; raises pydantic's `ValidationError`."""
+        return self._adapter.validate_python(value)
+
+    def dump(self, value: Any) -> Value:
+        """The value's JSON, proved to load back; raises `ValueRefused` with the path."""
+        try:
+            plain = self._adapter.dump_python(value, mode="json", warnings="error")
+            text = compact(plain)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._refused(value, error) from error
+        if "NaN" in text or "Infinity" in text:
+            _refuse_non_numbers(plain, self.name)
+        try:
+            back = self.load(text)
+            again = compact(self._adapter.dump_python(back, mode="json"))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._refused(value, error) from error
+        if again != text:
+            raise ValueRefused(
+                f"{self.name}: the value changes when it is stored and read again: "
+                f"{text[:200]} became {again[:200]}. Make its type's serialiser and validator agree."
+            )
+        return Value.of(text)
+
+    def load(self, text: str) -> Any:
+        """The typed value of a stored JSON text; raises pydantic's `ValidationError`."""
+        try:
+            return self._adapter.validate_json(text)
+        except ValueError:
+            if "\\ud" not in text:
+                raise
+            return self._adapter.validate_python(json.loads(text))
+
+    def _refused(self, value: Any, error: BaseException) -> ValueRefused:
+        path, bad = _find_bad(value, self.name)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return ValueRefused(
+            f"{path}: a value of type {type(bad).__name__} cannot be stored ({reason}). "
+            f"Return JSON data of the declared type {show_type(self.hint)}; "
+            f"use ctx.artifact(...) for bytes, frames and figures."
+        )
+
+
+def show_type(hint: Any) -> str:
+    """A type as a person writes it."""
+    if hint is None or hint is type(None):
+        return "None"
+    if isinstance(hint, type) and not getattr(hint, "__args__", None):
+        return hint.__name__
+    return str(hint).replace("typing.", "")
+
+
+def _refuse_non_numbers(plain: object, path: str) -> None:
+    for where, leaf in _leaves(plain, path):
+        if isinstance(leaf, float) and not math.isfinite(leaf):
+            raise ValueRefused(f"{where}: {leaf} is not JSON. Return None or leave the number out.")
+
+
+def _leaves(data: object, path: str) -> Iterator[tuple[str, object]]:
+    if isinstance(data, dict):
+        for key, item in cast("dict[object, object]", data).items():
+            yield from _leaves(item, f"{path}.{key}")
+    elif isinstance(data, list):
+        for index, item in enumerate(cast("list[object]", data)):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, data
+
+
+def _find_bad(value: object, path: str, depth: int = 0) -> tuple[str, object]:
+    """The deepest part of a value that cannot be dumped, and its path."""
+    if depth > DEPTH_MAX:
+        return f"{path[:120]}… (nested deeper than {DEPTH_MAX})", value
+    for step, part in _parts(value):
+        try:
+            pydantic_core.to_json(part)
+            if depth < DEPTH_MAX and not _too_deep(part):
+                continue
+        except (ValueError, TypeError, RecursionError):
+            pass
+        return _find_bad(part, path + step, depth + 1)
+    return path, value
+
+
+def _too_deep(data: object) -> bool:
+    level: list[object] = [data]
+    for _ in range(DEPTH_MAX):
+        level = [part for item in level for _, part in _parts(item)][:1000]
+        if not level:
+            return False
+    return True
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield f".{name}", getattr(value, name)
+    elif isinstance(value, dict):
+        for key, item in cast("dict[object, object]", value).items():
+            yield f".{key}", item
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(cast("Sequence[object]", value)):
+            yield f"[{index}]", item
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in cast("dict[str, object]", getattr(value, "__dataclass_fields__", {})):
+            yield f".{name}", getattr(value, name)
