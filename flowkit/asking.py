@@ -65,7 +65,7 @@ class JournaledModel(ModelHandle):
 
         async def ask(n: int) -> ModelAnswered:
             answer = await model.respond(request, on_delta=delta)
-            text = _answers().dump_json(answer, exclude_defaults=True).decode("utf-8", "replace")
+            text = compact(_answers().dump_python(answer, mode="json", exclude_defaults=True))
             return ModelAnswered(key, n, answer.model or model.name, Value.of(text))
 
         plain = _requests().dump_python(request, mode="json", exclude_defaults=True)
@@ -74,7 +74,7 @@ class JournaledModel(ModelHandle):
         answered = await self._remember(key, ask)
         if answered.value is None or answered.value.text is None:
             raise FlowkitError(f"the journal has no text for the answer to request {key}.")
-        return _answers().validate_json(answered.value.text)
+        return _answers().validate_python(parse(answered.value.text))
 
     @overload
     async def complete(self, prompt: str | Sequence[ChatMessage]) -> str: ...

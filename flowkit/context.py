@@ -26,6 +26,13 @@ from flowkit.values import Artifact, Codec, Value, combine
 T = TypeVar("T")
 
 
+class Values(Protocol):
+    """Reads the values of a run."""
+
+    def load(self, slot: Slot) -> Any: ...
+    async def inline(self, value: Value) -> Value: ...
+
+
 class Run(Protocol):
     """What a context needs of the run that it belongs to."""
 
@@ -37,9 +44,10 @@ class Run(Protocol):
     nodes: Mapping[str, AnyNode]
     resources: Sequence[object]
 
+    @property
+    def values(self) -> Values: ...
+
     async def commit(self, facts: Sequence[Fact]) -> None: ...
-    def load(self, slot: Slot) -> Any: ...
-    async def inline(self, value: Value) -> Value: ...
     async def call(self, node: AnyNode, ctx: Context, args: Sequence[Any]) -> ev.ToolAnswered: ...
     async def wait_signal(self, wait: Wait) -> None: ...
     def publish(self, fact: Fact) -> None: ...
@@ -136,7 +144,7 @@ class StepContext(Context):
 
     @property
     def turns(self) -> Sequence[Turn]:
-        return Turns(self._slot, self._run.load)
+        return Turns(self._slot, self._run.values.load)
 
     def history(self) -> Sequence[StepView]:
         return self._run.state.views()
@@ -251,7 +259,9 @@ class StepContext(Context):
         known = (self._slot.calls or {}).get((request, n))
         if known is not None:
             return (
-                replace(known, value=await self._run.inline(known.value)) if known.value else known
+                replace(known, value=await self._run.values.inline(known.value))
+                if known.value
+                else known
             )
         made = await make(n)
         await self._run.commit([self._fact(made)])

@@ -10,25 +10,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anyio
 from anyio.abc import TaskGroup
 
 import flowkit.events as ev
-from flowkit.context import StepContext, findings
+from flowkit.context import StepContext
 from flowkit.dsl import Workflow
 from flowkit.errors import FlowkitError, LeaseLost
 from flowkit.events import Event, Fact
-from flowkit.graph import INPUT, Source
 from flowkit.node import AnyNode, Context
 from flowkit.ports import Artifacts, Message, Model, Store, World
+from flowkit.reading import Reading
 from flowkit.runner import ThreadMark, Try, answer, attempt, failed
 from flowkit.schedule import Commands, Start, decide
 from flowkit.slot import Slot, Wait
 from flowkit.state import State
-from flowkit.values import INLINE_MAX, Value, digest
 
 Ended = Literal["ended", "waiting", "released", "lost"]
 
@@ -88,7 +87,7 @@ class Driver:
         self.artifacts = kit.artifacts
         self.model = kit.model
         self.resources = kit.resources
-        self._codec = workflow.codec()
+        self.values = Reading(state, self.nodes, workflow.codec(), kit.artifacts)
         self._fallbacks = workflow.fallbacks
         self._publish = publish
         self._pending: list[Fact] = []
@@ -210,6 +209,14 @@ class Driver:
         if self._broken is not None and self.state.ended is None:
             raise self._broken
 
+    async def result(self) -> Any:
+        """The run's result, or the error that it ended with."""
+        if self.state.ended is not None and (error := ev.error_of(self.state.ended)) is not None:
+            raise error
+        slot = self.state.slots[self.state.graph.output]
+        await self.values.fetch([slot])
+        return self.values.load(slot)
+
     def drain(self) -> None:
         """Start no new steps; `drive` returns when what is in flight has ended."""
         self._draining = True
@@ -232,7 +239,7 @@ class Driver:
 
     async def commit(self, facts: Sequence[Fact]) -> None:
         """Return when the facts are on disk and folded."""
-        await self._commit([await self._shrink(fact) for fact in facts], 0)
+        await self._commit([await self.values.shrink(fact) for fact in facts], 0)
 
     async def _commit(self, facts: Sequence[Fact], worker: int) -> None:
         self._pending.extend(facts)
@@ -364,7 +371,7 @@ class Driver:
             if self._broken is not None:
                 return
             with anyio.CancelScope(shield=True):  # an outcome that exists is recorded
-                await self._commit([await self._shrink(fact) for fact in facts], 1)
+                await self._commit([await self.values.shrink(fact) for fact in facts], 1)
 
     async def _fly(self, flight: Flight) -> list[Fact]:
         """Make one attempt; the facts that tell how it went, or none if it was stopped."""
@@ -410,80 +417,19 @@ class Driver:
         if node.policy.effect == "once":
             await self.commit([Fact(ev.Intent(hash_), slot.exec, slot.alternative, slot.attempt)])
         self.publish(Fact(ev.Started(node.name), slot.exec, slot.alternative, slot.attempt))
-        await self._fetch(slot)
-        args = [
-            self._argument(source, node, index) for index, source in enumerate(slot.step.inputs)
-        ]
+
+        async def arguments() -> Sequence[Any]:
+            await self.values.fetch_inputs(slot)
+            inputs = enumerate(slot.step.inputs)
+            return [self.values.argument(source, node, index) for index, source in inputs]
+
         mark = ThreadMark()
         if node.threaded is not None:
             mark = self._threads.setdefault(f"{slot.exec}/{slot.alternative}", mark)
         moves_on = self._fallbacks.get(slot.step.nodes, (Exception,))
-        return Try(node, slot, context, args, hash_, self.world, self.kit.threads, mark, moves_on)
-
-    # ---- values
-
-    def _argument(self, source: Source, node: AnyNode, index: int) -> Any:
-        if source.text is not None:
-            codec = list(node.codecs().values())[index]
-            if source.item is None:
-                return codec.load(source.text)
-            raise FlowkitError("a literal list cannot be mapped over")
-        slot = self.state.slots[source.step]
-        if source.item is None:
-            return self.load(slot)
-        if slot.members is not None:
-            return self.load(slot.members[source.item])
-        return self.load(slot)[source.item]
-
-    def load(self, slot: Slot) -> Any:
-        """The typed value of a settled slot, made anew for each reader."""
-        if slot.members is not None:
-            return [self.load(member) for member in slot.members]
-        if slot.value is None and slot.planning is not None:
-            return findings(slot, self.load)
-        codec = self._codec if slot.key == INPUT else self.nodes[slot.node].codec()
-        if slot.value is None or slot.value.text is None or codec is None:
-            raise FlowkitError(f"the value of {slot.key!r} is not in memory")
-        return codec.load(slot.value.text)
-
-    async def _fetch(self, slot: Slot) -> None:
-        """Bring the large values that an attempt reads into memory."""
-        wanted = [self.state.slots[source.step] for source in slot.step.inputs if source.step]
-        for turn in slot.planning.turns if slot.planning else ():
-            wanted += [child for child in turn.children if child.status == "settled"]
-        await self.fetch(wanted)
-
-    async def fetch(self, wanted: Sequence[Slot]) -> None:
-        """Bring the large values of these slots, and of what they are made of, into memory."""
-        todo = list(wanted)
-        while todo:
-            slot = todo.pop()
-            todo += slot.members or ()
-            if slot.value is not None:
-                if slot.value.text is None:
-                    slot.value = await self.inline(slot.value)
-            elif slot.planning is not None:
-                for turn in slot.planning.turns:
-                    todo += [child for child in turn.children if child.status == "settled"]
-
-    async def inline(self, value: Value) -> Value:
-        """The value with its text."""
-        if value.text is not None:
-            return value
-        text = (await self.artifacts.get(value.digest)).decode()
-        return Value(text, value.digest, value.size, value.items)
-
-    async def _shrink(self, fact: Fact) -> Fact:
-        """A fact whose value is large refers to it by hash; the text is stored once, before it."""
-        value: Value | None = getattr(fact.payload, "value", None)
-        if value is None or value.text is None or len(value.text) <= INLINE_MAX:
-            return fact
-        raw = value.text.encode()
-        items = value.count() if value.text.startswith("[") else None
-        await self.artifacts.put(raw)
-        small = Value(None, digest(value.text), len(raw), items)
-        payload: Any = fact.payload
-        return replace(fact, payload=replace(payload, value=small))
+        return Try(
+            node, slot, context, arguments, hash_, self.world, self.kit.threads, mark, moves_on
+        )
 
     # ---- what contexts ask
 

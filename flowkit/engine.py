@@ -31,10 +31,11 @@ from flowkit.errors import (
 )
 from flowkit.events import Event, Fact
 from flowkit.graph import check_name
-from flowkit.handle import RunHandle, Watched, error_of
+from flowkit.handle import RunHandle, Watched
 from flowkit.owner import this_owner
 from flowkit.policy import Budget
 from flowkit.ports import Artifacts, Journal, Message, Model, RunQuery, RunRecord, Store, World
+from flowkit.runner import guarded
 from flowkit.state import State
 from flowkit.values import Codec
 
@@ -263,6 +264,9 @@ class Engine:
 
     # ---- what handles ask
 
+    def left(self) -> bool:
+        return self._leaving
+
     def watched(self, run_id: str) -> Watched | None:
         return self._watched.get(run_id)
 
@@ -272,15 +276,10 @@ class Engine:
 
     async def value(self, run_id: str) -> Any:
         """The result of a run that has succeeded."""
-        journal = await self.store.load(run_id)
-        state = fold(journal)
-        if state.ended is not None and (error := error_of(state.ended)) is not None:
+        record, state = await self.state(run_id)
+        if state.ended is not None and (error := ev.error_of(state.ended)) is not None:
             raise error
-        workflow = self._workflow(journal.record)
-        reader = self._driver(run_id, workflow, state, 0)
-        slot = state.slots[state.graph.output]
-        await reader.fetch([slot])
-        return reader.load(slot)
+        return await self._driver(run_id, self._workflow(record), state, 0).result()
 
     # ---- taking runs
 
@@ -370,13 +369,14 @@ class Engine:
     async def _drive(self, driver: Driver, facts: Sequence[Fact]) -> None:
         run_id = driver.run_id
         watched = self._watch(run_id)
-        ended: Ended = "lost"
+        ended: Ended = "released"
         try:
-            ended = await driver.drive(facts)
-        except* FlowkitError as group:
-            error = group.exceptions[0]
-            watched.error = error
-            log.error("run %s stopped: %s", run_id, error, extra={"run_id": run_id})
+            outcome = await guarded(lambda: driver.drive(facts))
+            if isinstance(outcome, Exception):
+                watched.error = outcome
+                log.error("run %s stopped: %s", run_id, outcome, extra={"run_id": run_id})
+            else:
+                ended = outcome
         finally:
             self._drivers.pop(run_id, None)
             self._driver_left.set()
@@ -384,6 +384,10 @@ class Engine:
                 self._parked.add(run_id)
             else:
                 self._watched.pop(run_id, None)
+            if ended == "ended":
+                watched.ended, watched.value = driver.state.ended, driver.result
+            else:
+                watched.left = ended != "waiting"
             if ended in ("waiting", "released") or (self._leaving and ended != "ended"):
                 with anyio.move_on_after(self._grace_s, shield=True):
                     await self._release(driver)
@@ -400,8 +404,11 @@ class Engine:
     async def _keep_leases(self) -> None:
         while True:
             await anyio.sleep(self._lease_s / 3)
-            for driver in list(self._drivers.values()):
-                await self._renew(driver)
+            try:
+                for driver in list(self._drivers.values()):
+                    await self._renew(driver)
+            except StoreError as error:  # the fence holds, whatever becomes of the lease
+                log.warning("leases are not renewed: %s", error)
 
     async def _renew(self, driver: Driver) -> None:
         messages = await self.store.renew(driver.run_id, driver.epoch, self._lease_s)
@@ -422,18 +429,25 @@ class Engine:
     async def _poll(self) -> None:
         while True:
             await anyio.sleep(self.poll_s)
-            now = self._world.now()
-            for record in await self.store.runs(RunQuery(messages=True, limit=1000)):
-                driver = self._drivers.get(record.run_id)
-                if driver is not None:
-                    await self._renew(driver)
-                elif record.run_id in self._parked or self._recover:
-                    await self._wake(record.run_id)
-            for record in await self.store.runs(RunQuery(due_at=now, limit=1000)):
-                if record.run_id in self._parked or self._recover:
-                    await self._wake(record.run_id)
-            if self._recover:
-                await self._recover_free()
+            try:
+                await self._look()
+            except StoreError as error:
+                log.warning("waiting runs are not looked for: %s", error)
+
+    async def _look(self) -> None:
+        """Bring messages to their runs, and take up those whose time has come."""
+        now = self._world.now()
+        for record in await self.store.runs(RunQuery(messages=True, limit=1000)):
+            driver = self._drivers.get(record.run_id)
+            if driver is not None:
+                await self._renew(driver)
+            elif record.run_id in self._parked or self._recover:
+                await self._wake(record.run_id)
+        for record in await self.store.runs(RunQuery(due_at=now, limit=1000)):
+            if record.run_id in self._parked or self._recover:
+                await self._wake(record.run_id)
+        if self._recover:
+            await self._recover_free()
 
     async def _recover_free(self) -> None:
         """Take up runs that nobody drives: begun, and not waiting for what has not come."""

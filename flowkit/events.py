@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import TypeAdapter
 
+import flowkit.errors as fault
 from flowkit.graph import Graph, Step
 from flowkit.policy import Budget
 from flowkit.values import Value
@@ -313,3 +314,22 @@ def status_after(event: Event) -> tuple[Status, float | None] | None:
             return "running", None
         case _:
             return None
+
+
+def error_of(ended: RunEnded) -> fault.FlowkitError | None:
+    """The exception that a run's end stands for; None if it succeeded."""
+    if ended.status == "succeeded":
+        return None
+    kind = ended.error.type if ended.error else ""
+    message = ended.error.message if ended.error else ended.status
+    if ended.step:
+        text = f"step {ended.step!r} failed: {ended.error}"
+        failed = fault.Rejected if kind == "Rejected" else fault.StepFailed
+        return failed(text, step=ended.step, error_type=kind)
+    others: dict[str, type[fault.FlowkitError]] = {
+        "BudgetExceeded": fault.BudgetExceeded,
+        "DeadlineExceeded": fault.DeadlineExceeded,
+        "RunCancelled": fault.RunCancelled,
+        "RunQuarantined": fault.RunQuarantined,
+    }
+    return others.get(kind, fault.StepFailed)(message)

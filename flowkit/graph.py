@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from flowkit.errors import CycleFound, DeclarationError, UnknownInput, UnusedStep
 
@@ -121,13 +121,19 @@ def check(graph: Graph) -> None:
             verifiers.setdefault(step.checks, []).append(step)
     _add_waits(edges, graph, verifiers)
     if not nx.is_directed_acyclic_graph(edges):
-        found: object = nx.find_cycle(edges)  # pyright: ignore[reportUnknownMemberType]
-        loop = [edge[0] for edge in cast("list[tuple[str, str]]", found)]
+        loop = _cycle_in(edges)
         raise CycleFound(
             f"steps wait for each other: {' -> '.join([*loop, loop[0]])}. A loop is not an edge: "
             f"use a planner that is asked again, or a verifier with attempts=."
         )
     _check_reach(edges, graph)
+
+
+def _cycle_in(edges: nx.DiGraph[str]) -> list[str]:
+    import networkx as nx
+
+    found = cast(Any, nx).find_cycle(edges)  # the stubs do not know what it gives: (from, to) pairs
+    return [str(edge[0]) for edge in found]
 
 
 def _check_verifier(graph: Graph, verifier: Step) -> None:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 
-from flowkit.errors import (
-    BudgetExceeded,
-    DeadlineExceeded,
-    FlowkitError,
-    Rejected,
-    RunCancelled,
-    RunQuarantined,
-    StepFailed,
-)
+from flowkit.errors import ResumeError
 from flowkit.events import FINAL, Event, RunEnded
 from flowkit.ports import RunRecord
 
@@ -30,19 +22,31 @@ class Watched:
     """What an engine tells about one run to those who watch it."""
 
     def __init__(self) -> None:
-        self.changed = anyio.Event()
         self.readers: list[deque[Event]] = []
-        self.status = ""
-        self.error: BaseException | None = None
+        self.ended: RunEnded | None = None
+        self.value: Callable[[], Awaitable[Any]] | None = None
+        """Gives the result, or raises the error, of a run that ended here."""
+        self.error: Exception | None = None
+        """What broke the driving of the run; the run itself goes on when it is resumed."""
+        self.left = False
+        """This engine drives the run no more, though it has not ended."""
+        self._changed: anyio.Event | None = None
 
     def publish(self, events: Sequence[Event]) -> None:
         for reader in self.readers:
             reader.extend(events)
-        self.notify()
+        if self.readers:
+            self.notify()
 
     def notify(self) -> None:
-        changed, self.changed = self.changed, anyio.Event()
-        changed.set()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def wait_changed(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
 
 class Host(Protocol):
@@ -50,6 +54,7 @@ class Host(Protocol):
 
     poll_s: float
 
+    def left(self) -> bool: ...
     def watched(self, run_id: str) -> Watched | None: ...
     async def load(self, run_id: str, after: int = 0) -> tuple[RunRecord, Sequence[Event]]: ...
     async def value(self, run_id: str) -> Any: ...
@@ -62,6 +67,7 @@ class RunHandle(Generic[R]):
 
     def __init__(self, host: Host, run_id: str) -> None:
         self._host = host
+        self._watched = host.watched(run_id)
         self.id = run_id
 
     async def record(self) -> RunRecord:
@@ -74,12 +80,24 @@ class RunHandle(Generic[R]):
         Raises:
             StepFailed, Rejected, BudgetExceeded, DeadlineExceeded, RunCancelled, RunQuarantined.
         """
-        async for event in self.events():
-            if isinstance(event.payload, RunEnded):
-                error = error_of(event.payload)
-                if error is not None:
-                    raise error
+        watched = self._watched or self._host.watched(self.id)
+        while watched is not None and watched.ended is None and not watched.left:
+            if watched.error is not None:
+                raise watched.error
+            await watched.wait_changed()
+        if watched is not None and watched.value is not None:
+            return cast(R, await watched.value())
+        while (await self.record()).status not in FINAL:
+            self._check_host()
+            await anyio.sleep(self._host.poll_s)
         return cast(R, await self._host.value(self.id))
+
+    def _check_host(self) -> None:
+        if self._host.left():
+            raise ResumeError(
+                f"the engine was left before run {self.id!r} ended; its finished steps are kept: "
+                f"resume it with engine.resume({self.id!r})."
+            )
 
     async def events(self, after: int = 0, *, live: bool = False) -> AsyncIterator[Event]:
         """The run's events after a sequence number, in order, until the run ends.
@@ -87,21 +105,21 @@ class RunHandle(Generic[R]):
         With `live` also starts and progress (seq 0), as far as this process drives the run.
         """
         mine: deque[Event] = deque(maxlen=BACKLOG_MAX)
-        watched = self._host.watched(self.id)
+        watched = self._watched or self._host.watched(self.id)
         if watched is not None:
             watched.readers.append(mine)
         try:
-            async for event in self._follow(after, mine, live):
+            async for event in self._follow(watched, after, mine, live):
                 yield event
         finally:
             if watched is not None:
                 watched.readers.remove(mine)
 
-    async def _follow(self, after: int, mine: deque[Event], live: bool) -> AsyncIterator[Event]:
+    async def _follow(
+        self, watched: Watched | None, after: int, mine: deque[Event], live: bool
+    ) -> AsyncIterator[Event]:
         read = True
         while True:
-            watched = self._host.watched(self.id)
-            changed = watched.changed if watched is not None else None
             if watched is not None and watched.error is not None:
                 raise watched.error
             if read:
@@ -125,19 +143,18 @@ class RunHandle(Generic[R]):
                     read = True
             if ended:
                 return
-            if not read:
-                read = await self._pause(changed, bool(mine))
+            if not read and not mine:
+                read = await self._pause(watched)
 
-    async def _pause(self, changed: anyio.Event | None, more: bool) -> bool:
+    async def _pause(self, watched: Watched | None) -> bool:
         """Wait for news; True when the journal must be read since nobody here tells of the run."""
-        if more:
-            return False
-        if changed is None:
+        if watched is None or watched.left:
+            self._check_host()
             await anyio.sleep(self._host.poll_s)
             return True
         with anyio.move_on_after(self._host.poll_s * 5) as late:
-            await changed.wait()
-        return late.cancelled_caught
+            await watched.wait_changed()
+        return late.cancelled_caught or watched.left
 
     async def cancel(self, reason: str = "") -> None:
         """Ask for the run's end; durable, and carried out by whoever drives it."""
@@ -146,22 +163,3 @@ class RunHandle(Generic[R]):
     async def signal(self, name: str, value: Any = None) -> None:
         """Give the run a signal; durable, and kept until a node waits for it."""
         await self._host.signal(self.id, name, value)
-
-
-def error_of(ended: RunEnded) -> FlowkitError | None:
-    """The exception that a run's end stands for; None if it succeeded."""
-    if ended.status == "succeeded":
-        return None
-    kind = ended.error.type if ended.error else ""
-    message = ended.error.message if ended.error else ended.status
-    if ended.step:
-        text = f"step {ended.step!r} failed: {ended.error}"
-        failed = Rejected if kind == "Rejected" else StepFailed
-        return failed(text, step=ended.step, error_type=kind)
-    others: dict[str, type[FlowkitError]] = {
-        "BudgetExceeded": BudgetExceeded,
-        "DeadlineExceeded": DeadlineExceeded,
-        "RunCancelled": RunCancelled,
-        "RunQuarantined": RunQuarantined,
-    }
-    return others.get(kind, StepFailed)(message)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,8 @@ from flowkit.plan import Findings, Plan
 from flowkit.ports import World
 from flowkit.slot import Slot
 from flowkit.values import Value
+
+T = TypeVar("T")
 
 MESSAGE_MAX = 4000
 """Characters of an error's message that are kept."""
@@ -43,7 +45,7 @@ class Try:
     node: AnyNode
     slot: Slot
     context: Context
-    args: Sequence[Any]
+    arguments: Callable[[], Awaitable[Sequence[Any]]]
     input_hash: str
     world: World
     threads: anyio.CapacityLimiter
@@ -70,28 +72,27 @@ Made = Callable[[float], ev.Payload]
 
 
 async def _outcome(job: Try) -> Made:
+    args = await job.arguments()
     match job.node.kind:
         case "verifier":
             try:
-                await call(job.node, job.context, job.args, job.threads, job.mark)
+                await call(job.node, job.context, args, job.threads, job.mark)
             except Reject as verdict:
                 feedback = _clean(verdict.feedback)
                 return lambda took: ev.Rejected(job.input_hash, feedback, took)
             return lambda took: ev.Accepted(job.input_hash, took)
         case "planner":
-            return await _plan(job)
+            return await _plan(job, args)
         case _:
-            value = dump(
-                job.node, await call(job.node, job.context, job.args, job.threads, job.mark)
-            )
+            value = dump(job.node, await call(job.node, job.context, args, job.threads, job.mark))
             return lambda took: ev.StepDone(job.input_hash, value, took)
 
 
-async def _plan(job: Try) -> Made:
+async def _plan(job: Try, args: Sequence[Any]) -> Made:
     """Ask a planner; a bad plan goes back to it, with the reason, `repairs_max` times."""
     repeated = False
     for repair in range(job.node.limits.repairs_max + 1):
-        answer = await call(job.node, job.context, job.args, job.threads, job.mark)
+        answer = await call(job.node, job.context, args, job.threads, job.mark)
         if not isinstance(answer, Plan):
             value = dump(job.node, answer)
             return lambda took: ev.StepDone(job.input_hash, value, took)
@@ -109,6 +110,25 @@ async def _plan(job: Try) -> Made:
             continue
         return lambda took: ev.Planned(job.input_hash, steps, plan.again, duration_s=took)
     raise AssertionError("unreachable: the loop returns or raises")
+
+
+async def guarded(work: Callable[[], Awaitable[T]]) -> T | Exception:
+    """Do the work of one run; what breaks it is returned, so that other runs go on."""
+    try:
+        return await work()
+    except Exception as error:  # noqa: BLE001  (a bug, or a store that fails: the engine tells of it)
+        return _innermost(error)
+
+
+def _innermost(error: Exception) -> Exception:
+    """What a task group wrapped."""
+    while isinstance(error, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", error)
+        first, *others = group.exceptions
+        if others:
+            return group
+        error = first
+    return error
 
 
 async def call(

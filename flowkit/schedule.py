@@ -65,7 +65,7 @@ def decide(state: State, now: float) -> Commands:
 
 def _ending(state: State, now: float) -> Commands | None:
     """The way to the run's end, if it is to end: stop what runs, then say how it ended."""
-    busy = len(state.running) > sum(key in state.running for key in state.parked)
+    busy = _awake(state) > 0
     late = state.deadline is not None and now >= state.deadline
     if state.cancelling:
         end = ev.RunEnded("cancelled", Error("RunCancelled", "the run was cancelled"))
@@ -104,7 +104,7 @@ def _may_start(state: State, now: float) -> Iterator[Slot]:
 
 
 def _starts(state: State, now: float) -> Commands:
-    room = max(state.budget.parallel_max - len(state.running), 0)
+    room = max(state.budget.parallel_max - _awake(state), 0)
     waiting = tuple(islice(_may_start(state, now), room))
     left = _budget_left(state, now)
     if not waiting or left >= len(waiting):
@@ -128,11 +128,16 @@ def _last_words(state: State, now: float, waiting: Sequence[Slot]) -> Commands:
     return _commands(state, now, [Start(slot, slot.planning is not None) for slot in waiting])
 
 
+def _awake(state: State) -> int:
+    """Attempts in flight that are not in a durable wait."""
+    return sum(key not in state.parked for key in state.running)
+
+
 def _commands(state: State, now: float, starts: Sequence[Start]) -> Commands:
     times = [at for at, _ in state.due if at > now][:1]
     if state.deadline is not None:
         times.append(state.deadline)
-    awake = any(key not in state.parked for key in state.running)
+    awake = _awake(state) > 0
     if not (starts or awake or times or state.parked or state.unknown):
         error = Error("Stuck", "no step can go on, though the run has no result: a bug in flowkit")
         return Commands(facts=(Fact(ev.RunEnded("failed", error)),))

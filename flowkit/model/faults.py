@@ -219,11 +219,10 @@ def _say(fault: Fault, access: Access, advice: str) -> str:
     labels = ", ".join(sorted(fault.labels))
     parts = [str(fault.status) if fault.status else "an error", f"({labels})" if labels else ""]
     said = _trimmed(access.redact(fault.text)).rstrip(".")
-    what = " ".join(part for part in parts if part)
+    what = " ".join(part for part in parts if part) + (f": {said}" if said else "")
     trace = f" [trace {fault.trace}]" if fault.trace else ""
     where = access.where
-    head = f"{where[0].upper()}{where[1:]} answered {access.redact(what)}"
-    return f"{head}: {said}.{trace} {advice}" if said else f"{head}.{trace} {advice}"
+    return access.redact(f"{where[0].upper()}{where[1:]} answered {what}.{trace} {advice}")
 
 
 def _trimmed(text: str) -> str:

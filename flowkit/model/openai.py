@@ -23,7 +23,7 @@ from flowkit.model.errors import BadModelRequest, ModelUnavailable
 from flowkit.model.faults import error_of, read_fault, unreachable
 from flowkit.model.profile import Profile
 from flowkit.model.reading import ANSWER_CHARS_MAX, Assembly, conclude, error_in
-from flowkit.model.sse import EventReader
+from flowkit.model.sse import EventReader, WholeReader
 from flowkit.model.wire import body
 from flowkit.ports import ModelAnswer, ModelRequest, OnDelta
 
@@ -180,24 +180,25 @@ class OpenAIModel:
             opened = await self._guard(stack.enter_async_context(opening))
             response = opened.http_response
             media_type = response.headers.get("content-type", "").partition(";")[0]
-            if media_type == "application/json":
-                self._feed(got, await self._guard(response.aread()))
-            elif media_type == "text/html":
+            if media_type == "text/html":
                 raise BadModelRequest(
                     f"A web page came instead of an answer from {self._access.where}. Check that "
                     "the base URL ends where the API begins, usually in /v1."
                 )
-            else:
-                pieces = response.aiter_bytes()
-                stack.push_async_callback(_drain, pieces)
-                await self._read(pieces, got, on_delta)
-        return conclude(got, self._access, wants_json=request.schema is not None)
+            reader = WholeReader() if media_type == "application/json" else EventReader()
+            pieces = response.aiter_bytes()
+            stack.push_async_callback(_drain, pieces)
+            await self._read(pieces, reader, got, on_delta)
+        return conclude(got, self._access)
 
     async def _read(
-        self, pieces: AsyncIterator[bytes], got: Assembly, on_delta: OnDelta | None
+        self,
+        pieces: AsyncIterator[bytes],
+        reader: EventReader | WholeReader,
+        got: Assembly,
+        on_delta: OnDelta | None,
     ) -> None:
         """Take the stream to its end, be that told or not."""
-        reader = EventReader()
         ended = False
         while not ended:
             piece = await self._guard(anext(pieces, None))
@@ -208,6 +209,12 @@ class OpenAIModel:
                 text = self._feed(got, event)
                 if text and on_delta is not None:
                     await on_delta(text)
+            if max(got.chars, reader.waiting) > ANSWER_CHARS_MAX:
+                raise ModelUnavailable(
+                    f"More than {ANSWER_CHARS_MAX} characters came from {self._access.where} in "
+                    "one answer. The server is broken, or is no model.",
+                    retryable=False,
+                )
 
     def _feed(self, got: Assembly, event: bytes) -> str:
         """Take a chunk, or a whole answer; give its visible text. Raises the error it may be."""
@@ -222,14 +229,7 @@ class OpenAIModel:
             )
         if said := error_in(cast("dict[str, Any]", chunk)):
             raise error_of(read_fault(said), self._access)
-        text = got.feed(cast("dict[str, Any]", chunk))
-        if got.chars > ANSWER_CHARS_MAX:
-            raise ModelUnavailable(
-                f"More than {ANSWER_CHARS_MAX} characters came from {self._access.where} in one "
-                "answer. The server is broken, or is no model.",
-                retryable=False,
-            )
-        return text
+        return got.feed(cast("dict[str, Any]", chunk))
 
     async def _guard(self, work: Awaitable[T]) -> T:
         """Wait for the SDK, and turn what it raises into a `ModelError`.

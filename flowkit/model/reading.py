@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -11,19 +10,20 @@ from typing import Any, Final, cast
 from flowkit.model.access import Access
 from flowkit.model.errors import BadModelAnswer, ContentFiltered, ModelUnavailable
 from flowkit.model.profile import Profile
-from flowkit.model.wire import REASONING_FIELD
+from flowkit.model.wire import REASONING_FIELD, whole
 from flowkit.ports import ChatMessage, ModelAnswer, ToolCall, Usage
 
 ANSWER_CHARS_MAX: Final = 16_000_000
-"""Characters of one answer, arguments and reasoning with it; no model writes a tenth of it."""
+"""Characters of one answer with its arguments and reasoning, and bytes of one event.
+
+No model writes a tenth of it.
+"""
 
 FINISH_REASON: Final = "_finish_reason"
 """In `ChatMessage.extra`: the server's own finish reason, where the answer's is another."""
 
 _BROKEN_OFF: Final = frozenset({"abort", "error", "insufficient_system_resource"})
 """Finish reasons of servers that stopped in the middle."""
-
-_FENCED: Final = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 
 
 def error_in(chunk: Mapping[str, Any]) -> object:
@@ -82,7 +82,9 @@ class Assembly:
         if delta is None:
             return ""
         self._think(delta)
-        self._refuse(_text(_get(delta, "refusal")))
+        if refusal := _text(_get(delta, "refusal")):
+            self._refusal.append(refusal)
+            self._chars += len(refusal)
         for position, part in enumerate(_items(_get(delta, "tool_calls"))):
             self._call(part, position)
         text = _get(delta, "content")
@@ -98,14 +100,14 @@ class Assembly:
             ToolCall(
                 id=call.id or f"{self._id or 'call'}-{position}",
                 name=call.name,
-                arguments="".join(call.arguments),
+                arguments=whole("".join(call.arguments)),
             )
             for position, call in enumerate(self._calls)
         )
         return ChatMessage(
             role="assistant",
-            content="".join(self._content) if self._content else None,
-            reasoning="".join(self._reasoning) if self._reasoning_field else None,
+            content=whole("".join(self._content)) if self._content else None,
+            reasoning=whole("".join(self._reasoning)) if self._reasoning_field else None,
             tool_calls=calls,
             extra={REASONING_FIELD: self._reasoning_field} if self._reasoning_field else {},
         )
@@ -125,10 +127,6 @@ class Assembly:
         if text or not self._reasoning_field:
             self._reasoning_field = name
         self._reasoning.append(text)
-        self._chars += len(text)
-
-    def _refuse(self, text: str) -> None:
-        self._refusal.append(text)
         self._chars += len(text)
 
     def _call(self, part: object, position: int) -> None:
@@ -166,7 +164,7 @@ class Assembly:
             )
 
 
-def conclude(got: Assembly, access: Access, *, wants_json: bool) -> ModelAnswer:
+def conclude(got: Assembly, access: Access) -> ModelAnswer:
     """The answer, if it is whole and there is something in it."""
     message, reason = got.message(), got.finish_reason
     where = access.where
@@ -182,12 +180,6 @@ def conclude(got: Assembly, access: Access, *, wants_json: bool) -> ModelAnswer:
             "answer."
         )
     finish = "tool_calls" if message.tool_calls else "length" if reason == "length" else "stop"
-    if (
-        wants_json
-        and not message.tool_calls
-        and (inner := _FENCED.fullmatch(message.content or ""))
-    ):
-        message = replace(message, content=inner[1])
     if finish != reason:
         message = replace(message, extra={**message.extra, FINISH_REASON: reason})
     answer = ModelAnswer(message, finish, got.usage, got.model or access.name)

@@ -39,6 +39,16 @@ def body(request: ModelRequest, profile: Profile, *, schema_in_prompt: bool) -> 
     return cast("dict[str, Any]", _sendable(made))
 
 
+def whole(text: str) -> str:
+    """The text with its surrogate pairs joined, and U+FFFD for lone ones: UTF-8 has neither.
+
+    A server that writes JSON in ASCII may send the two halves of a pair in two chunks.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def _message(message: ChatMessage, profile: Profile) -> dict[str, Any]:
     made: dict[str, Any] = {k: v for k, v in message.extra.items() if not k.startswith("_")}
     made["role"] = message.role
@@ -104,13 +114,9 @@ def _ask_in_prompt(messages: list[dict[str, Any]], schema: Mapping[str, Any]) ->
 
 
 def _sendable(value: object) -> object:
-    """The value as plain lists and dicts, with U+FFFD for lone surrogates: UTF-8 has none."""
+    """The value as plain lists and dicts that JSON and UTF-8 can hold."""
     if isinstance(value, str):
-        return (
-            value
-            if value.isascii()
-            else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        )
+        return whole(value)
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, object]", value).items()
         return {str(_sendable(name)): _sendable(item) for name, item in pairs}

@@ -1,0 +1,96 @@
+"""A run's values as nodes see them: typed objects made from what the state holds.
+
+Each reader gets its own object, made from the stored JSON. Large values are kept once by hash and
+brought into memory when somebody reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flowkit.context import findings
+from flowkit.errors import FlowkitError
+from flowkit.events import Fact
+from flowkit.graph import INPUT, Source
+from flowkit.node import AnyNode
+from flowkit.ports import Artifacts
+from flowkit.slot import Slot
+from flowkit.state import State
+from flowkit.values import INLINE_MAX, Codec, Value, digest
+
+
+class Reading:
+    """Reads and stores the values of one run."""
+
+    def __init__(
+        self, state: State, nodes: Mapping[str, AnyNode], entry: Codec, artifacts: Artifacts
+    ) -> None:
+        self._state = state
+        self._nodes = nodes
+        self._entry = entry
+        self._artifacts = artifacts
+
+    def argument(self, source: Source, node: AnyNode, index: int) -> Any:
+        if source.text is not None:
+            codec = list(node.codecs().values())[index]
+            if source.item is None:
+                return codec.load(source.text)
+            raise FlowkitError("a literal list cannot be mapped over")
+        slot = self._state.slots[source.step]
+        if source.item is None:
+            return self.load(slot)
+        if slot.members is not None:
+            return self.load(slot.members[source.item])
+        return self.load(slot)[source.item]
+
+    def load(self, slot: Slot) -> Any:
+        """The typed value of a settled slot, made anew for each reader."""
+        if slot.members is not None:
+            return [self.load(member) for member in slot.members]
+        if slot.value is None and slot.planning is not None:
+            return findings(slot, self.load)
+        codec = self._entry if slot.key == INPUT else self._nodes[slot.node].codec()
+        if slot.value is None or slot.value.text is None or codec is None:
+            raise FlowkitError(f"the value of {slot.key!r} is not in memory")
+        return codec.load(slot.value.text)
+
+    async def fetch_inputs(self, slot: Slot) -> None:
+        """Bring the large values that an attempt reads into memory."""
+        wanted = [self._state.slots[source.step] for source in slot.step.inputs if source.step]
+        for turn in slot.planning.turns if slot.planning else ():
+            wanted += [child for child in turn.children if child.status == "settled"]
+        await self.fetch(wanted)
+
+    async def fetch(self, wanted: Sequence[Slot]) -> None:
+        """Bring the large values of these slots, and of what they are made of, into memory."""
+        todo = list(wanted)
+        while todo:
+            slot = todo.pop()
+            todo += slot.members or ()
+            if slot.value is not None:
+                if slot.value.text is None:
+                    slot.value = await self.inline(slot.value)
+            elif slot.planning is not None:
+                for turn in slot.planning.turns:
+                    todo += [child for child in turn.children if child.status == "settled"]
+
+    async def inline(self, value: Value) -> Value:
+        """The value with its text."""
+        if value.text is not None:
+            return value
+        text = (await self._artifacts.get(value.digest)).decode()
+        return Value(text, value.digest, value.size, value.items)
+
+    async def shrink(self, fact: Fact) -> Fact:
+        """A fact whose value is large refers to it by hash; the text is stored once, before it."""
+        value: Value | None = getattr(fact.payload, "value", None)
+        if value is None or value.text is None or len(value.text) <= INLINE_MAX:
+            return fact
+        raw = value.text.encode()
+        items = value.count() if value.text.startswith("[") else None
+        await self._artifacts.put(raw)
+        small = Value(None, digest(value.text), len(raw), items)
+        payload: Any = fact.payload
+        return replace(fact, payload=replace(payload, value=small))
