@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import anyio
 from anyio.abc import TaskGroup
@@ -52,7 +52,8 @@ class Engine:
     """Runs workflows on a store.
 
     Args:
-        store: where journals are kept; `SqlStore("runs.db")` or `MemoryStore()`.
+        store: where journals are kept; `SqlStore("runs.db")` or `MemoryStore()`. An engine closes a
+            store that it had to open.
         workflows: those that may be resumed; `run` and `start` add their own.
         model: what `ctx.model` asks; may be None.
         artifacts: where large values and files are kept; by default the store, if it can.
@@ -115,6 +116,9 @@ class Engine:
             self.store, self._artifacts, self._model, self._world, self._resources,
             anyio.CapacityLimiter(self._threads_max), self._suspend_after_s, self._grace_s,
         )  # fmt: skip
+        if isinstance(self.store, Openable) and not self.store.is_open:
+            await self.store.open()
+            self._stack.push_async_callback(self.store.close)
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
         try:
             if self._recover:
@@ -474,6 +478,16 @@ class Engine:
         if self._tasks is None:
             raise FlowkitError("enter the engine first: async with Engine(...) as engine.")
         return self._tasks
+
+
+@runtime_checkable
+class Openable(Protocol):
+    """A store that holds something open. The engine closes what it has opened itself."""
+
+    @property
+    def is_open(self) -> bool: ...
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 def fold(journal: Journal) -> State:

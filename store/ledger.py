@@ -1,0 +1,232 @@
+"""What the writer knows of runs, and what its transaction will write.
+
+Operations change `Run`s in memory; `flush` writes all changes with one statement each. What is known
+stays valid over transactions as long as nobody else has written to the file, which SQLite tells by
+its data version, read once under the write lock. After a rollback everything is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Delete, Insert, Update, bindparam, insert, select, update
+from sqlalchemy import func as sql
+
+from flowkit.errors import JournalConflict
+from flowkit.ports import Message
+from flowkit.store import sqlite
+from flowkit.store.rules import Batch, Run, message_texts, not_found, read_message
+from flowkit.store.schema import ARTIFACTS, EVENTS, INBOX, RUNS, names
+
+_KNOWN_MAX = 20_000
+_ASKED_MAX = 500
+
+_RUN_NAMES = names(RUNS)
+_EVENT_NAMES = names(EVENTS, "id")
+_CHANGING = ("status", "due_at", "owner", "epoch", "lease_until")
+
+
+class _Prepared:
+    """A Core statement compiled once, and run with plain tuples.
+
+    A row costs 55 instead of 84 µs alone, and 4 instead of 12 µs in a batch, since SQLAlchemy need
+    not look at the parameters.
+    """
+
+    def __init__(self, connection: Connection, statement: Insert | Update | Delete, *order: str):
+        compiled = statement.compile(dialect=connection.dialect, column_keys=list(order))
+        if tuple(getattr(compiled, "positiontup", None) or ()) != order:
+            raise AssertionError(f"parameters of {compiled} are not in the order {order}")
+        self._text = str(compiled)
+
+    def run(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        connection.exec_driver_sql(self._text, rows[0] if len(rows) == 1 else rows)
+
+
+class Ledger:
+    """The runs that are known, and the rows that wait to be written.
+
+    `drove` tells whether this store drives runs, or has only posted to them.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.drove = False
+        self.connection: Connection
+        self._runs: dict[str, Run] = {}
+        self._damaged: dict[str, JournalConflict] = {}
+        self._version = -1
+        self._last = 0
+        self._created: list[Run] = []
+        self._changed: dict[int, Run] = {}
+        self._events: list[tuple[Any, ...]] = []
+        self._inserts_run: _Prepared
+        self._updates_run: _Prepared
+        self._inserts_event: _Prepared
+
+    def open(self, connection: Connection) -> None:
+        """Work on this connection from now on."""
+        self.forget()
+        self.connection = connection
+        self._inserts_run = _Prepared(connection, insert(RUNS).inline(), *_RUN_NAMES)
+        self._inserts_event = _Prepared(connection, insert(EVENTS).inline(), *_EVENT_NAMES)
+        self._updates_run = _Prepared(
+            connection,
+            update(RUNS)
+            .where(RUNS.c.id == bindparam("row"))
+            .values({name: bindparam(f"new_{name}") for name in _CHANGING}),
+            *(f"new_{name}" for name in _CHANGING),
+            "row",
+        )
+
+    def forget(self) -> None:
+        """Know nothing any more, and write nothing that waits."""
+        self._version = -1
+        self._runs.clear()
+        self._damaged.clear()
+        self._created.clear()
+        self._changed.clear()
+        self._events.clear()
+
+    def begin(self, run_ids: Iterable[str]) -> None:
+        """Bring what is known about these runs up to date; the write lock is held."""
+        version = sqlite.data_version(self.connection)
+        if version != self._version or len(self._runs) > _KNOWN_MAX:
+            self._runs.clear()
+            self._damaged.clear()
+            self._version = version
+            self._last = self.connection.execute(select(sql.max(RUNS.c.id))).scalar() or 0
+        missing = list({run_id for run_id in run_ids if run_id and run_id not in self._runs})
+        for start in range(0, len(missing), _ASKED_MAX):
+            self._fetch(missing[start : start + _ASKED_MAX])
+
+    def _fetch(self, run_ids: Sequence[str]) -> None:
+        head = select(sql.max(EVENTS.c.seq)).where(EVENTS.c.run == RUNS.c.id).scalar_subquery()
+        found = self.connection.execute(
+            select(*(RUNS.c[name] for name in _RUN_NAMES), head).where(RUNS.c.run_id.in_(run_ids))
+        )
+        rows: dict[int, Run] = {}
+        for stored in found:
+            try:
+                run = Run.read(stored)
+                self._runs[run.run_id] = rows[run.row] = run
+            except JournalConflict as error:
+                self._damaged[str(stored.run_id)] = error
+        if not rows:
+            return
+        waiting = self.connection.execute(
+            select(INBOX.c.run, INBOX.c.id, INBOX.c.kind, INBOX.c.name, INBOX.c.value, INBOX.c.how)
+            .where(INBOX.c.run.in_(list(rows)), INBOX.c.consumed.is_(False))
+            .order_by(INBOX.c.n)
+        )
+        for row, *columns in waiting:
+            try:
+                message = read_message(*columns)
+                rows[row].waiting[message.id] = message
+            except JournalConflict as error:
+                # The run alone is refused; its neighbours in the batch go on.
+                self._damaged[rows[row].run_id] = error
+
+    def find(self, run_id: str) -> Run | None:
+        """The run, if there is one; raises `JournalConflict` if what is stored is damaged."""
+        if run_id in self._damaged:
+            raise self._damaged[run_id]
+        return self._runs.get(run_id)
+
+    def run(self, run_id: str) -> Run:
+        """The run; raises `RunNotFound` if there is none."""
+        found = self.find(run_id)
+        if found is None:
+            raise not_found(run_id)
+        return found
+
+    def create(self, run: Run) -> None:
+        self._last += 1
+        run.row = self._last
+        self._runs[run.run_id] = run
+        self._created.append(run)
+
+    def change(self, run: Run) -> None:
+        """Write the run's row with the next flush."""
+        self._changed[run.row] = run
+
+    def append(self, run: Run, batch: Batch, expect: int, epoch: int) -> Sequence[Message]:
+        """Take the events over; the messages that wait still."""
+        self.drove = True
+        if run.append(batch, expect, epoch):
+            self._changed[run.row] = run
+        self._events.extend((run.row, *row) for row in batch.rows)
+        if batch.consumed:
+            self.connection.execute(
+                update(INBOX)
+                .where(INBOX.c.run == run.row, INBOX.c.id.in_(batch.consumed))
+                .values(consumed=True)
+            )
+        return run.messages()
+
+    def holds(self, run: Run, batch: Batch) -> bool:
+        """Whether the journal holds exactly these events."""
+        if not batch.rows:
+            return True
+        first, last = batch.rows[0][0], batch.rows[-1][0]
+        found = self.connection.execute(
+            select(*(EVENTS.c[name] for name in _EVENT_NAMES[1:]))
+            .where(EVENTS.c.run == run.row, EVENTS.c.seq.between(first, last))
+            .order_by(EVENTS.c.seq)
+        )
+        return [tuple(row) for row in found] == list(batch.rows)
+
+    def has_message(self, run: Run, id: str) -> bool:
+        """Whether a message with this id was ever posted to the run."""
+        there = select(INBOX.c.n).where(INBOX.c.run == run.row, INBOX.c.id == id)
+        return self.connection.execute(there).first() is not None
+
+    def post(self, run: Run, message: Message) -> None:
+        if message.id in run.waiting or self.has_message(run, message.id):
+            return
+        name, value = message_texts(message)
+        self.flush()  # the run itself may still wait to be written
+        last = select(sql.max(INBOX.c.n)).where(INBOX.c.run == run.row)
+        n = (self.connection.execute(last).scalar() or 0) + 1
+        self.connection.execute(
+            insert(INBOX).values(
+                run=run.row, id=message.id, n=n, kind=message.kind, name=name, value=value,
+                how=message.how, posted_at=self.now(), consumed=False,
+            )
+        )  # fmt: skip
+        run.waiting[message.id] = message
+
+    def has_artifact(self, sha256: str) -> bool:
+        there = select(ARTIFACTS.c.size).where(ARTIFACTS.c.sha256 == sha256)
+        return self.connection.execute(there).first() is not None
+
+    def put(self, sha256: str, data: bytes) -> None:
+        if not self.has_artifact(sha256):
+            row = {"sha256": sha256, "size": len(data), "data": data}
+            self.connection.execute(insert(ARTIFACTS), row)
+
+    def flush(self) -> None:
+        """Write what waits: new runs, changed runs, events. Not yet a commit."""
+        if self._created:
+            rows = [tuple(_columns(run)) for run in self._created]
+            self._inserts_run.run(self.connection, rows)
+            for run in self._created:
+                self._changed.pop(run.row, None)
+            self._created.clear()
+        if self._changed:
+            changes = [
+                (run.status, run.due_at, run.owner, run.epoch, run.lease_until, run.row)
+                for run in self._changed.values()
+            ]
+            self._updates_run.run(self.connection, changes)
+            self._changed.clear()
+        if self._events:
+            self._inserts_event.run(self.connection, self._events)
+            self._events.clear()
+
+
+def _columns(run: Run) -> Iterable[object]:
+    yield run.row
+    for name in _RUN_NAMES[1:]:
+        yield getattr(run, name)

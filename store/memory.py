@@ -1,0 +1,125 @@
+"""The reference implementation: journals in memory, gone with the process. For tests and trials."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from anyio.lowlevel import cancel_shielded_checkpoint
+
+from flowkit.errors import StoreUnusable
+from flowkit.events import Event
+from flowkit.ports import Journal, Message, RunQuery, RunRecord
+from flowkit.store.rules import (
+    Batch,
+    Row,
+    Run,
+    exists,
+    message_texts,
+    not_found,
+    read_events,
+    read_message,
+)
+
+
+class MemoryStore:
+    """Keeps journals and artifacts in memory, by the same rules as a database.
+
+    Events are stored as text and read back, so that what cannot be stored is refused here too.
+    `now` is the clock that leases are measured by.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._runs: dict[str, Run] = {}
+        self._rows: dict[str, list[Row]] = {}
+        self._posted: dict[str, set[str]] = {}
+        self._artifacts: dict[str, bytes] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Nothing to close: the journals live as long as the object."""
+
+    async def create(self, run: RunRecord) -> None:
+        await cancel_shielded_checkpoint()
+        new = Run.of(run)
+        if new.run_id in self._runs:
+            raise exists(new.run_id)
+        self._runs[new.run_id] = new
+        self._rows[new.run_id] = []
+        self._posted[new.run_id] = set()
+
+    async def append(
+        self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
+    ) -> Sequence[Message]:
+        await cancel_shielded_checkpoint()
+        batch = Batch.of(events)
+        run = self._run(run_id)
+        run.append(batch, expect, epoch)
+        self._rows[run_id].extend(batch.rows)
+        return run.messages()
+
+    async def load(self, run_id: str, *, after: int = 0) -> Journal:
+        await cancel_shielded_checkpoint()
+        rows = self._rows[self._run(run_id).run_id]
+        start = max(after, 0)
+        return Journal(self._runs[run_id].record(), read_events(run_id, rows[start:], start))
+
+    async def claim(
+        self, run_id: str, owner: str, lease_s: float, token: int | None = None
+    ) -> int | None:
+        await cancel_shielded_checkpoint()
+        return self._run(run_id).claim(owner, lease_s, token, self._now())
+
+    async def renew(self, run_id: str, epoch: int, lease_s: float) -> Sequence[Message] | None:
+        await cancel_shielded_checkpoint()
+        run = self._run(run_id)
+        return run.messages() if run.renew(epoch, lease_s, self._now()) else None
+
+    async def release(self, run_id: str, epoch: int) -> None:
+        await cancel_shielded_checkpoint()
+        self._run(run_id).release(epoch)
+
+    async def post(self, run_id: str, message: Message) -> None:
+        await cancel_shielded_checkpoint()
+        name, value = message_texts(message)
+        run = self._run(run_id)
+        if message.id not in self._posted[run_id]:
+            self._posted[run_id].add(message.id)
+            run.waiting[message.id] = read_message(
+                message.id, message.kind, name, value, message.how
+            )
+
+    async def runs(self, query: RunQuery) -> Sequence[RunRecord]:
+        await cancel_shielded_checkpoint()
+        found = [run for run in reversed(self._runs.values()) if run.matches(query)]
+        found.sort(key=lambda run: run.created_at, reverse=True)
+        return [run.record() for run in found[: max(query.limit, 0)]]
+
+    async def put(self, data: bytes) -> str:
+        """Store the bytes; their SHA-256 as hex."""
+        await cancel_shielded_checkpoint()
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._artifacts[sha256] = bytes(data)
+        return sha256
+
+    async def get(self, sha256: str) -> bytes:
+        """The bytes; `StoreUnusable` if they are not there."""
+        await cancel_shielded_checkpoint()
+        try:
+            return self._artifacts[sha256]
+        except KeyError:
+            raise StoreUnusable(f"artifact {sha256[:80]!r} is not in this store") from None
+
+    def _run(self, run_id: str) -> Run:
+        try:
+            return self._runs[run_id]
+        except KeyError:
+            raise not_found(run_id) from None

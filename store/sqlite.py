@@ -1,0 +1,268 @@
+"""All that is SQLite's own: the file, the pragmas, transactions, and what its errors mean.
+
+Two engines stand on one file: the writer's begins every transaction with BEGIN IMMEDIATE (a plain
+BEGIN that reads first and writes later is refused at once when somebody else has written), the
+readers' cannot write. The db file itself is never opened here while SQLite may have it open:
+closing such a file would drop SQLite's locks (sqlite.org/howtocorrupt.html, 2.2).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+
+from flowkit.errors import StoreUnusable
+from flowkit.store import schema
+
+Durability = Literal["power", "process"]
+
+FAILURES = (SQLAlchemyError, sqlite3.Error)
+"""What the storage raises; sqlite3's own errors come from the statements that go past SQLAlchemy."""
+
+BAD_ITEM = (
+    IntegrityError, DataError, InterfaceError, ProgrammingError, OverflowError, UnicodeError,
+)  # fmt: skip
+"""What a single row can be refused with, while its neighbours are fine."""
+
+READERS = 4
+
+_LOCKED_S = 10.0
+_CLOSE_LOCKED_MS = 500
+_PAGE_BYTES = 16 * 1024
+_CHECKPOINT_PAGES = 1000
+
+_MEANINGS = {
+    sqlite3.SQLITE_FULL: "the disk is full. Make room and resume the run",
+    sqlite3.SQLITE_BUSY: "another process has it locked for more than 10 s. Close that process",
+    sqlite3.SQLITE_LOCKED: "another connection has it locked. Close that connection",
+    sqlite3.SQLITE_READONLY: "it is read-only. Give this user the right to write the file and its "
+    "directory",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database. Give the path of another file; "
+    "nothing was changed",
+    sqlite3.SQLITE_CORRUPT: "it is damaged. Keep the file for evidence and restore a backup",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened. Check the path and the rights of its directory",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write. Check the disk and resume the run",
+    sqlite3.SQLITE_PERM: "this user may not open it. Check the rights of the file",
+}
+
+
+def path_of(target: str) -> Path:
+    """The file that a path or a URL names; raises `StoreUnusable` for any other database."""
+    if "://" not in target:
+        path = target
+    else:
+        try:
+            url = make_url(target)
+        except ArgumentError as error:
+            raise StoreUnusable("the store's URL cannot be read. Write sqlite:///path") from error
+        if url.get_backend_name() != "sqlite":
+            raise StoreUnusable(
+                f"SqlStore cannot use {url.get_backend_name()!r} yet, only SQLite. "
+                f"Give the path of a file, or sqlite:///path."
+            )
+        if url.query:
+            raise StoreUnusable(
+                "options in the store's URL are not supported. Write sqlite:///path"
+            )
+        path = url.database or ""
+    if not path or path == ":memory:" or "\0" in path:
+        raise StoreUnusable(
+            f"SqlStore needs the path of a file, not {path!r}. Use MemoryStore() to keep nothing."
+        )
+    return Path(path).absolute()
+
+
+def check_file(path: Path) -> None:
+    """Refuse what cannot be a database of ours; changes nothing and opens nothing."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreUnusable(f"{path}: its directory does not exist. Create {folder} first.")
+    _check_strangers(path, folder.stat())
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StoreUnusable(
+                f"{path}: this user may not write to {folder}. Change its rights, or choose "
+                f"another directory."
+            ) from None
+        return
+    if stat.S_ISDIR(found.st_mode):
+        raise StoreUnusable(f"{path} is a directory. Give the path of a file in it.")
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreUnusable(f"{path} is not an ordinary file. Give the path of one.")
+    # SQLite keeps its -wal and -shm beside the file, so the directory must be writable too.
+    for place, mode in ((path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK)):
+        if not os.access(place, mode):
+            raise StoreUnusable(f"{path}: this user may not write to {place}. Change its rights.")
+
+
+def _check_strangers(path: Path, folder: os.stat_result) -> None:
+    """In a directory that everybody may write to, a stranger may have laid the file out for us."""
+    if not folder.st_mode & stat.S_IWOTH:
+        return
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
+        raise StoreUnusable(
+            f"{path} is a link, or another user's file, in a directory that everybody may write "
+            f"to. Use a directory of your own."
+        )
+
+
+def create_file(path: Path) -> None:
+    """Make an empty file that only its owner may read, unless there is one."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        os.close(os.open(path, flags, 0o600))
+    except FileExistsError:
+        return
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself must outlive a power cut
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _engine(path: Path, **pool: Any) -> Engine:
+    # mode=rw: a file that is gone is an error, not a reason to begin with an empty one.
+    name = f"file:{quote(str(path))}"
+    url = URL.create("sqlite", database=name, query={"mode": "rw", "uri": "true"})
+    return create_engine(url, **pool)
+
+
+def write_engine(path: Path, durability: Durability) -> Engine:
+    """The engine of the one writing connection."""
+    engine = _engine(path, poolclass=NullPool)
+    level = "FULL" if durability == "power" else "NORMAL"
+    settings = (
+        # Has an effect on an empty file only. Large pages: a row of 2 KB wastes less of them.
+        f"page_size={_PAGE_BYTES}",
+        f"busy_timeout={round(_LOCKED_S * 1000)}",
+        "foreign_keys=ON",
+        f"synchronous={level}",
+        # On macOS only this reaches the disk; elsewhere it is without effect.
+        f"fullfsync={'ON' if durability == 'power' else 'OFF'}",
+        # Who only posts to inboxes must not checkpoint: SQLite before 3.51.3 can corrupt a file
+        # that one connection writes and another checkpoints at the same instant. See `drive`.
+        "wal_autocheckpoint=0",
+    )
+    _listen(engine, settings, "BEGIN IMMEDIATE")
+    return engine
+
+
+def read_engine(path: Path) -> Engine:
+    """The engine of the readers; each transaction sees one state of the file."""
+    engine = _engine(path, poolclass=QueuePool, pool_size=READERS, max_overflow=0)
+    _listen(engine, (f"busy_timeout={round(_LOCKED_S * 1000)}", "query_only=ON"), "BEGIN")
+    return engine
+
+
+def _listen(engine: Engine, settings: tuple[str, ...], begin: str) -> None:
+    def connected(dbapi: Any, record: object) -> None:
+        # The driver's own transactions begin too late: no BEGIN before a SELECT.
+        dbapi.isolation_level = None
+        for setting in settings:
+            dbapi.execute(f"PRAGMA {setting}")
+
+    def began(connection: Connection) -> None:
+        # Past SQLAlchemy: through it, this statement costs as much as the insert (measured).
+        raw(connection).execute(begin)
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", began)
+
+
+def raw(connection: Connection) -> sqlite3.Connection:
+    """The driver's connection; statements on it begin no transaction."""
+    return cast(sqlite3.Connection, connection.connection.dbapi_connection)
+
+
+def prepare(connection: Connection, path: Path) -> None:
+    """Make the file ready: refuse a newer schema untouched, switch to WAL, bring tables up to date."""
+    found = _peek(raw(connection))
+    schema.check_version(found, str(path))
+    _switch_to_wal(raw(connection), path)
+    if found < len(schema.MIGRATIONS):
+        schema.migrate(connection, str(path))
+
+
+def _peek(dbapi: sqlite3.Connection) -> int:
+    """The version of the tables, looked up without a transaction: a lock would write to the file."""
+    table = schema.SCHEMA.name
+    there = dbapi.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    if there is None:
+        return 0
+    return int(dbapi.execute(f"SELECT max(version) FROM {table}").fetchone()[0] or 0)
+
+
+def _switch_to_wal(dbapi: sqlite3.Connection, path: Path) -> None:
+    if dbapi.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+        return
+    mode = None
+    ends_at = time.monotonic() + _LOCKED_S
+    while mode is None:
+        try:
+            mode = dbapi.execute("PRAGMA journal_mode=WAL").fetchone()
+        except sqlite3.OperationalError as error:
+            # The switch does not wait for locks, whatever busy_timeout says.
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > ends_at:
+                raise
+            time.sleep(0.005)
+    if mode != ("wal",):
+        raise StoreUnusable(
+            f"{path}: SQLite cannot use its write-ahead log there. Use a local disk; network file "
+            f"systems do not work."
+        )
+
+
+def data_version(connection: Connection) -> int:
+    """A number that changes when another connection has written to the file."""
+    return int(raw(connection).execute("PRAGMA data_version").fetchone()[0])
+
+
+def drive(connection: Connection) -> None:
+    """From now on this connection checkpoints: it is the one that drives runs."""
+    raw(connection).execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+
+
+def checkpoint(connection: Connection) -> None:
+    """Move the log into the database and empty it; gives up soon if others are reading."""
+    raw(connection).execute(f"PRAGMA busy_timeout={_CLOSE_LOCKED_MS}")
+    raw(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def explain(error: BaseException, path: Path, doing: str) -> StoreUnusable:
+    """The storage's error as one line that names the file and says what to do."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    meaning = _MEANINGS.get(_code(origin))
+    if meaning is None:
+        meaning = f"{origin}. See the cause, and `flowkit doctor`"
+    unusable = StoreUnusable(f"{path}: cannot {doing}: {meaning}.")
+    unusable.__cause__ = error  # raised in another thread than where it was made
+    return unusable
+
+
+def _code(error: BaseException | None) -> int:
+    """SQLite's primary result code; the higher bits only refine it."""
+    code: object = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else -1

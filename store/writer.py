@@ -1,0 +1,264 @@
+"""The one thread that writes. What waits when it looks is committed together (group commit).
+
+    callers -> queue -> [ BEGIN IMMEDIATE, apply each, COMMIT ] -> one wake-up for all of them
+
+Nobody is woken before the COMMIT has returned. An operation that is refused fails alone. If COMMIT
+itself fails, nobody knows whether it happened: the connection is dropped, another one is opened,
+and the database is asked.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
+
+import anyio
+from anyio.lowlevel import current_token
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from flowkit.errors import FlowkitError, JournalConflict, StoreError, StoreUnusable, ValueRefused
+from flowkit.store import sqlite
+from flowkit.store.ledger import Ledger
+from flowkit.store.operations import Operation
+
+T = TypeVar("T")
+
+BATCH_MAX = 512
+
+_Soon: TypeAlias = Callable[[Callable[[], object]], object]
+
+
+class _Item:
+    """An operation on its way, and what became of it."""
+
+    __slots__ = ("error", "operation", "result")
+
+    def __init__(self, operation: Operation[Any]) -> None:
+        self.operation = operation
+        self.result: Any = None
+        self.error: FlowkitError | None = None
+
+    def apply(self, ledger: Ledger) -> None:
+        self.error = None
+        try:
+            self.result = self.operation.apply(ledger)
+        except FlowkitError as error:
+            self.error = error
+
+
+class _Batch:
+    """What is committed together. Its callers wait for one event, set by one call into their loop.
+
+    An event for each caller would cost a fifth of all that a thousand concurrent runs do.
+    """
+
+    __slots__ = ("done", "items", "soon")
+
+    def __init__(self) -> None:
+        self.items: list[_Item] = []
+        self.done = anyio.Event()
+        self.soon = _soon()
+
+    def wake(self) -> None:
+        try:
+            self.soon(self.done.set)
+        except RuntimeError:
+            pass  # the loop is gone, and all who waited in it
+
+
+class Writer:
+    """Owns the writing connection. `start` once, then `submit` from any task, then `stop`."""
+
+    def __init__(self, engine: Engine, path: Path, ledger: Ledger) -> None:
+        self._engine = engine
+        self._path = path
+        self._ledger = ledger
+        self._connection: Connection | None = None
+        self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._gathering: _Batch | None = None
+        self._gate = threading.Lock()
+        self._ended = False
+        self._drives = False
+        self._thread = threading.Thread(
+            target=self._main, name=f"flowkit-writer-{path.name}", daemon=True
+        )
+
+    def start(self, connection: Connection) -> None:
+        """Take over an open connection and begin to write."""
+        self._take(connection)
+        self._thread.start()
+
+    async def submit(self, operation: Operation[T]) -> T:
+        """Have an operation committed; its result, or its error.
+
+        A caller that is cancelled meanwhile still waits, so that it knows what was written.
+        """
+        item = _Item(operation)
+        with self._gate:
+            if self._ended:
+                raise closed(self._path)
+            batch = self._gathering
+            if batch is None or len(batch.items) == BATCH_MAX:
+                self._gathering = batch = _Batch()
+                self._queue.put(batch)
+            batch.items.append(item)
+        with anyio.CancelScope(shield=True):
+            await batch.done.wait()
+        if item.error is not None:
+            raise item.error
+        return cast(T, item.result)
+
+    def stop(self) -> None:
+        """Commit what waits, close the connection, end the thread. Blocks."""
+        with self._gate:
+            self._ended = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def _main(self) -> None:
+        batch: _Batch | None = None
+        try:
+            while batch := self._next():
+                self._commit(batch.items)
+                batch.wake()
+                if self._ledger.drove and not self._drives and self._connection:
+                    sqlite.drive(self._connection)
+                    self._drives = True
+        finally:
+            # With a batch left only if this code is wrong; nobody may wait for ever even then.
+            self._abandon(batch)
+            self._close()
+
+    def _next(self) -> _Batch | None:
+        """Wait for a batch and stop adding to it; None at the end."""
+        batch = self._queue.get()
+        with self._gate:
+            if self._gathering is batch:
+                self._gathering = None
+        return batch
+
+    def _commit(self, batch: Sequence[_Item]) -> None:
+        """Write a batch in one transaction; afterwards every item has its result or its error."""
+        try:
+            connection = self._connection or self._reopen()
+            transaction = connection.begin()
+            try:
+                self._apply(batch)
+            except sqlite.BAD_ITEM:
+                transaction.rollback()
+                transaction = connection.begin()
+                self._apply_each(connection, batch)
+        except sqlite.FAILURES as error:
+            self._drop()
+            for item in batch:
+                item.error = sqlite.explain(error, self._path, "write; nothing was written")
+            return
+        try:
+            transaction.commit()
+        except sqlite.FAILURES as error:
+            self._drop()
+            self._ask(batch, error)
+
+    def _apply(self, batch: Sequence[_Item]) -> None:
+        self._ledger.begin(item.operation.run_id for item in batch)
+        for item in batch:
+            item.apply(self._ledger)
+        self._ledger.flush()
+
+    def _apply_each(self, connection: Connection, batch: Sequence[_Item]) -> None:
+        """The same with a savepoint for each item, to find the one that the database refuses."""
+        self._ledger.forget()
+        for item in batch:
+            self._ledger.begin([item.operation.run_id])
+            savepoint = connection.begin_nested()
+            try:
+                item.apply(self._ledger)
+                self._ledger.flush()
+                savepoint.commit()
+            except sqlite.BAD_ITEM as error:
+                savepoint.rollback()
+                self._ledger.forget()
+                item.error = _refused(error)
+
+    def _ask(self, batch: Sequence[_Item], error: BaseException) -> None:
+        """Find out what a COMMIT that failed has written: each item is answered accordingly."""
+        try:
+            # Under the write lock: what is seen now cannot change while it is looked at.
+            with self._reopen().begin():
+                self._ledger.begin(item.operation.run_id for item in batch)
+                landed = [not item.error and item.operation.landed(self._ledger) for item in batch]
+        except sqlite.FAILURES:
+            self._drop()
+            for item in batch:
+                item.error = sqlite.explain(
+                    error, self._path, "commit, and it is not known whether it did"
+                )
+            return
+        for item, there in zip(batch, landed, strict=True):
+            # A refusal may rest on a neighbour that was not written either.
+            if not there and not (item.error and any(landed)):
+                item.error = sqlite.explain(error, self._path, "commit; nothing was written")
+
+    def _take(self, connection: Connection) -> Connection:
+        self._connection = connection
+        self._drives = False
+        self._ledger.open(connection)
+        return connection
+
+    def _reopen(self) -> Connection:
+        return self._take(self._engine.connect())
+
+    def _drop(self) -> None:
+        self._ledger.forget()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    def _abandon(self, batch: _Batch | None) -> None:
+        with self._gate:
+            self._ended = True
+        waiting = [batch]
+        while not self._queue.empty():
+            waiting.append(self._queue.get_nowait())
+        for left in filter(None, waiting):
+            for item in left.items:
+                item.error = StoreUnusable(
+                    f"{self._path}: the writer has died, see the log. What was in flight may be "
+                    f"written or not: open the store again and load the journal."
+                )
+            left.wake()
+
+    def _close(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if self._drives:
+                sqlite.checkpoint(connection)
+            connection.close()
+        except sqlite.FAILURES:
+            # All that was acknowledged is in the log already; the next open reads it from there.
+            self._drop()
+
+
+def closed(path: Path) -> StoreUnusable:
+    return StoreUnusable(f"{path}: the store is closed. Make a new SqlStore to use it again.")
+
+
+def _refused(error: BaseException) -> StoreError | ValueRefused:
+    if isinstance(error, IntegrityError):
+        return JournalConflict(f"the database refused the rows: {error.orig}. Nothing was written.")
+    return ValueRefused(f"a value cannot be stored: {error}. Nothing was written.")
+
+
+def _soon() -> _Soon:
+    """How another thread calls into the caller's event loop: asyncio's way, or trio's."""
+    token: Any = current_token()
+    native = getattr(token, "native_token", token)  # anyio before 4.11 gave the loop itself
+    soon: _Soon = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+    return soon
