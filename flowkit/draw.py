@@ -71,7 +71,7 @@ def lines_of(graph: Graph, step: Step) -> list[str]:
     """What stands in a step's box: its key, then what the key does not say."""
     lines = [step.key + ("  × each" if step.each else "")]
     if len(step.nodes) > 1:
-        lines += [f"{index}. {node}" for index, node in enumerate(step.nodes, 1)]
+        lines += [node if index == 0 else f"| {node}" for index, node in enumerate(step.nodes)]
     elif step.nodes and step.nodes[0] != step.key.rpartition("/")[2]:
         lines.append(step.nodes[0])
     if any((spec := graph.nodes.get(node)) is not None and spec.once for node in step.nodes):
@@ -93,7 +93,11 @@ def mermaid(graph: Graph, name: str) -> str:
         left, right = shapes[kind]
         label = "<br/>".join(_mermaid_text(line) for line in lines_of(graph, step))
         lines.append(f'  {ids[step.key]}{left}"{label}"{right}:::{kind}')
-    arrows: dict[EdgeKind, str] = {"data": "-->", "checks": "-. checks .->", "after": "-. after .->"}
+    arrows: dict[EdgeKind, str] = {
+        "data": "-->",
+        "checks": "-. checks .->",
+        "after": "-. after .->",
+    }
     for edge in edges_of(graph):
         lines.append(f"  {ids[edge.source]} {arrows[edge.kind]} {ids[edge.target]}")
     if graph.output in ids:
@@ -379,7 +383,9 @@ def _box_svg(box: _Box, status: str) -> str:
     if box.kind == "planner":
         right, low, cut = left + box.width, top + box.height, _PAD
         corners = f"{left:.1f},{box.y:.1f} {left + cut:.1f},{top:.1f} {right - cut:.1f},{top:.1f}"
-        corners += f" {right:.1f},{box.y:.1f} {right - cut:.1f},{low:.1f} {left + cut:.1f},{low:.1f}"
+        corners += (
+            f" {right:.1f},{box.y:.1f} {right - cut:.1f},{low:.1f} {left + cut:.1f},{low:.1f}"
+        )
         shape = f'<polygon class="shape" points="{corners}"/>'
     else:
         radius = {"tool": 4.0, "verifier": 14.0}.get(box.kind, box.height / 2)

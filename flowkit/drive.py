@@ -24,7 +24,7 @@ from flowkit.events import Event, Fact
 from flowkit.node import AnyNode, Context
 from flowkit.ports import Artifacts, Message, Model, Store, World
 from flowkit.reading import Reading
-from flowkit.runner import ThreadMark, Try, answer, attempt, failed
+from flowkit.runner import ThreadMark, Try, answer, attempt, failed, guarded
 from flowkit.schedule import Commands, Start, decide
 from flowkit.slot import Slot, Wait
 from flowkit.state import State
@@ -106,7 +106,7 @@ class Driver:
         self._durable = 0
         self._begun_event = anyio.Event()
         self._tasks: TaskGroup | None = None
-        self._broken: BaseException | None = None
+        self._broken: Exception | None = None
         self._draining = False
         self._unloading = False
 
@@ -238,22 +238,21 @@ class Driver:
     # ---- commit: many tasks, one append at a time
 
     async def commit(self, facts: Sequence[Fact]) -> None:
-        """Return when the facts are on disk and folded."""
-        await self._commit([await self.values.shrink(fact) for fact in facts], 0)
+        """Return when the facts are on disk and folded; raises what broke the run."""
+        if not await self._committed(facts) and self._broken is not None:
+            raise self._broken
 
-    async def _commit(self, facts: Sequence[Fact], worker: int) -> None:
-        self._pending.extend(facts)
+    async def _committed(self, facts: Sequence[Fact], worker: int = 0) -> bool:
+        """Whether the facts are on disk and folded; if not, the run is broken and can only be dropped."""
+        self._pending += facts
         self._workers += worker
         mine = self._begun + 1
-        while self._done < mine:
-            if self._broken is not None:
-                raise self._broken
+        while self._done < mine and self._broken is None:
             if self._leading:
                 await self._turn.wait()
             else:
                 await self._lead()
-        if self._broken is not None:
-            raise self._broken
+        return self._broken is None
 
     async def _lead(self) -> None:
         """Fold and append what waits, as one transaction; then start what follows."""
@@ -261,35 +260,35 @@ class Driver:
         self._begun += 1
         facts, self._pending = self._pending, []
         workers, self._workers = self._workers, 0
-        try:
-            first = self.state.seq
-            events, commands = self._fold([*facts, *self._from_inbox()])
-            if events:
-                with anyio.CancelScope(shield=True):
-                    self.receive(
-                        await self.kit.store.append(
-                            self.run_id, events, expect=first, epoch=self.epoch
-                        )
-                    )
-        except BaseException as error:
-            self._broken = (
-                error if isinstance(error, Exception) else LeaseLost("the run was stopped")
-            )
+        appended: Commands | Exception = Commands()
+        with anyio.CancelScope(shield=True):  # who leads does it for the others, too
+            appended = await guarded(lambda: self._append([*facts, *self._from_inbox()]))
+        self._done = self._begun
+        self._leading = False
+        turn, self._turn = self._turn, anyio.Event()
+        turn.set()
+        if isinstance(appended, Exception):
+            self._broken = appended
             self._stop_all("lost")
             self._wake.set()
-            raise
-        finally:
-            self._done = self._begun
-            self._leading = False
-            turn, self._turn = self._turn, anyio.Event()
-            turn.set()
+        else:
+            self._obey(appended, workers)
+
+    async def _append(self, facts: Sequence[Fact]) -> Commands:
+        """One transaction: the facts and what follows from them; what to do now that it is on disk."""
+        facts = [await self.values.shrink(fact) for fact in facts]
+        first = self.state.seq
+        events, commands = self._fold(facts)
         if events:
+            self.receive(
+                await self.kit.store.append(self.run_id, events, expect=first, epoch=self.epoch)
+            )
             self._durable = events[-1].seq
             self._publish(events)
             if any(type(event.payload) is ev.Signalled for event in events):
                 signalled, self._signalled = self._signalled, anyio.Event()
                 signalled.set()
-        self._obey(commands, workers)
+        return commands
 
     def _fold(self, facts: Sequence[Fact]) -> tuple[list[Event], Commands]:
         """Fold the facts and whatever follows from them; what to do after the commit."""
@@ -328,7 +327,10 @@ class Driver:
 
     def _obey(self, commands: Commands, workers: int) -> None:
         """Start what may start: waiting workers take it over, new tasks the rest."""
-        woken = commands.due != self._commands.due or commands.idle or self.state.ended is not None
+        woken = (commands.due, commands.idle) != (
+            self._commands.due,
+            self._commands.idle,
+        ) or self.state.ended is not None
         self._commands = commands
         if commands.stop:
             self._stop_all(commands.stop)
@@ -368,10 +370,9 @@ class Driver:
                     self.state.unmark(flight.slot)
                 if flight.stop or self._draining:
                     self._wake.set()
-            if self._broken is not None:
-                return
             with anyio.CancelScope(shield=True):  # an outcome that exists is recorded
-                await self._commit([await self.values.shrink(fact) for fact in facts], 1)
+                if not await self._committed(facts, 1):
+                    return
 
     async def _fly(self, flight: Flight) -> list[Fact]:
         """Make one attempt; the facts that tell how it went, or none if it was stopped."""
@@ -387,6 +388,8 @@ class Driver:
                 await limiter.acquire_on_behalf_of(flight)
             try:
                 job = await self._prepare(flight, node)
+                if job is None:
+                    return []
                 if node.policy.timeout_s is not None:
                     flight.scope.deadline = anyio.current_time() + node.policy.timeout_s
                 outcome = await attempt(job)
@@ -410,12 +413,15 @@ class Driver:
         late = TimeoutError(f"no result within {node.policy.timeout_s} s")
         return [Fact(failed(job, late, took), *place)]
 
-    async def _prepare(self, flight: Flight, node: AnyNode) -> Try:
+    async def _prepare(self, flight: Flight, node: AnyNode) -> Try | None:
+        """What an attempt needs; None if its intent could not be recorded, so it must not begin."""
         slot = flight.slot
         hash_ = self.state.input_hash(slot)
         context = StepContext(self, slot, node, last_turn=flight.last)
         if node.policy.effect == "once":
-            await self.commit([Fact(ev.Intent(hash_), slot.exec, slot.alternative, slot.attempt)])
+            intent = Fact(ev.Intent(hash_), slot.exec, slot.alternative, slot.attempt)
+            if not await self._committed([intent]):
+                return None
         self.publish(Fact(ev.Started(node.name), slot.exec, slot.alternative, slot.attempt))
 
         async def arguments() -> Sequence[Any]:

@@ -7,9 +7,20 @@ becomes a frozen `Graph`, checked before anything runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import GenericAlias
-from typing import Any, Generic, NoReturn, TypeGuard, TypeVar, Union, cast, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    NoReturn,
+    TypeGuard,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from flowkit.errors import DeclarationError, DuplicateStep, Reject, TypeMismatch, UnknownInput
 from flowkit.fits import fits
@@ -91,19 +102,42 @@ class Ref(Generic[T_co]):
             f"Branch inside a node, or in a @planner that returns the steps to take."
         )
 
-    def __iter__(self) -> Iterator[NoReturn]:
+    def __eq__(self, other: object) -> bool:
+        if is_ref(other):
+            return self is other
         raise DeclarationError(
-            f"{self.key!r} has no items while the workflow is declared. "
-            f"Use tool.map(ref), or a @planner that returns a step for each item."
+            f"{self.key!r} has no value while the workflow is declared, so it cannot be compared. "
+            f"Compare inside a node, or in a @planner that returns the steps to take."
         )
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):
-            raise AttributeError(name)
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<ref of {self.key!r}: {show_type(self.hint)}>"
+
+    def __str__(self) -> NoReturn:
         raise DeclarationError(
-            f"{self.key!r} has no value while the workflow is declared, so .{name} cannot be read. "
-            f"Read it inside a node."
+            f"{self.key!r} has no text while the workflow is declared. Make the text inside a node."
         )
+
+    if not TYPE_CHECKING:  # a checker reports what a Ref does not have; at import these say why
+
+        def __iter__(self):
+            raise DeclarationError(
+                f"{self.key!r} has no items while the workflow is declared. "
+                f"Use tool.map(ref), or a @planner that returns a step for each item."
+            )
+
+        def __getitem__(self, index):
+            return self.__iter__()
+
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            raise DeclarationError(
+                f"{self.key!r} has no value while the workflow is declared, so .{name} cannot be read. "
+                f"Read it inside a node."
+            )
 
 
 AnyRef = Ref[Any]

@@ -129,7 +129,7 @@ class RepeatedPlan(PlanError):
 
 
 def _check_new(steps: Sequence[Step], slot: Slot) -> None:
-    failed = [turn for turn in slot.planning.turns if turn.failures()] if slot.planning else []
+    failed = slot.planning.failed if slot.planning else []
     if not steps or not failed:
         return
     mine = _plan_digest(steps)

@@ -31,6 +31,8 @@ class Reading:
         self._nodes = nodes
         self._entry = entry
         self._artifacts = artifacts
+        self._fetched: dict[str, int] = {}
+        """Turns of a planner whose values are in memory; nothing in an ended turn changes any more."""
 
     def argument(self, source: Source, node: AnyNode, index: int) -> Any:
         if source.text is not None:
@@ -59,9 +61,12 @@ class Reading:
     async def fetch_inputs(self, slot: Slot) -> None:
         """Bring the large values that an attempt reads into memory."""
         wanted = [self._state.slots[source.step] for source in slot.step.inputs if source.step]
-        for turn in slot.planning.turns if slot.planning else ():
+        turns = slot.planning.turns if slot.planning else []
+        for turn in turns[self._fetched.get(slot.key, 0) :]:
             wanted += [child for child in turn.children if child.status == "settled"]
         await self.fetch(wanted)
+        if turns:
+            self._fetched[slot.key] = len(turns)
 
     async def fetch(self, wanted: Sequence[Slot]) -> None:
         """Bring the large values of these slots, and of what they are made of, into memory."""

@@ -50,6 +50,8 @@ class Planning:
     """What a planner's slot remembers: its turns, its replans, and the digest of what it has seen."""
 
     turns: list[TurnState] = field(default_factory=list[TurnState])
+    failed: list[TurnState] = field(default_factory=list[TurnState])
+    """Turns that ended with a failed step; looked at whenever a new plan comes."""
     replans: int = 0
     reason: str = ""
     digest: str = ""
@@ -63,7 +65,7 @@ class Slot:
 
     __slots__ = (
         "alternative", "attempts", "calls", "digest", "duration_s", "error", "errors", "exec",
-        "feedback", "intent", "key", "left", "members", "parent", "planning", "readers", "round",
+        "feedback", "hash", "intent", "key", "left", "members", "parent", "planning", "readers", "round",
         "round_base", "status", "step", "tries", "turn", "unmet", "value", "verifiers", "waits",
     )  # fmt: skip
 
@@ -90,6 +92,8 @@ class Slot:
         self.value: Value | None = None
         self.digest: str = ""
         self.feedback: tuple[str, ...] = ()
+        self.hash = ""
+        """Hash of what the present round or turn is given; empty until it is asked for."""
         self.error: Error | None = None
         self.errors: list[tuple[str, Error]] | None = None
         self.duration_s = 0.0

@@ -49,11 +49,13 @@ class State(Steps):
 
     def input_hash(self, slot: Slot) -> str:
         """Hash of what a step's present round or turn is given: inputs, feedback, turns before."""
-        parts = [self._digest_of(source) for source in slot.step.inputs]
-        parts += [digest(text) for text in slot.feedback]
-        if slot.planning is not None:
-            parts.append(slot.planning.digest)
-        return combine(parts)
+        if not slot.hash:
+            parts = [self._digest_of(source) for source in slot.step.inputs]
+            parts += [digest(text) for text in slot.feedback]
+            if slot.planning is not None:
+                parts.append(slot.planning.digest)
+            slot.hash = combine(parts)
+        return slot.hash
 
     def views(self) -> list[StepView]:
         """Every step as it stands, in the order in which it came into the run."""

@@ -60,6 +60,7 @@ class Steps:
         else:
             slot.exec = slot.key if slot.round == 1 else f"{slot.key}@{slot.round}"
         slot.status = "ready"
+        slot.hash = ""
         self.by_exec[slot.exec] = slot
         self.ready[slot.exec] = slot
 
@@ -170,6 +171,8 @@ class Steps:
             return
         turn, spec = planning.turns[-1], self.nodes[slot.node]
         failed = turn.failures()
+        if failed and turn not in planning.failed[-1:]:
+            planning.failed.append(turn)
         parts = [planning.digest, planning.reason]
         parts += [child.find_digest() or str(child.error) for child in turn.children]
         planning.digest = combine(parts)

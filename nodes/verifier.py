@@ -16,6 +16,10 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
+E = TypeVar("E")
+F = TypeVar("F")
+G = TypeVar("G")
+H = TypeVar("H")
 Ts = TypeVarTuple("Ts")
 
 
@@ -68,6 +72,34 @@ class Verifier(AnyNode, Generic[A, *Ts]):
     @overload
     def __call__(
         self: Verifier[A, B, C, D], a: A | Ref[A], b: B | Ref[B], c: C | Ref[C], d: D | Ref[D], /, *,
+        attempts: int = 2, id: str | None = None, after: After = (),
+    ) -> Ref[A]: ...  # fmt: skip
+    @overload
+    def __call__(
+        self: Verifier[A, B, C, D, E],
+        a: A | Ref[A], b: B | Ref[B], c: C | Ref[C], d: D | Ref[D],
+        e: E | Ref[E], /, *,
+        attempts: int = 2, id: str | None = None, after: After = (),
+    ) -> Ref[A]: ...  # fmt: skip
+    @overload
+    def __call__(
+        self: Verifier[A, B, C, D, E, F],
+        a: A | Ref[A], b: B | Ref[B], c: C | Ref[C], d: D | Ref[D],
+        e: E | Ref[E], f: F | Ref[F], /, *,
+        attempts: int = 2, id: str | None = None, after: After = (),
+    ) -> Ref[A]: ...  # fmt: skip
+    @overload
+    def __call__(
+        self: Verifier[A, B, C, D, E, F, G],
+        a: A | Ref[A], b: B | Ref[B], c: C | Ref[C], d: D | Ref[D],
+        e: E | Ref[E], f: F | Ref[F], g: G | Ref[G], /, *,
+        attempts: int = 2, id: str | None = None, after: After = (),
+    ) -> Ref[A]: ...  # fmt: skip
+    @overload
+    def __call__(
+        self: Verifier[A, B, C, D, E, F, G, H],
+        a: A | Ref[A], b: B | Ref[B], c: C | Ref[C], d: D | Ref[D],
+        e: E | Ref[E], f: F | Ref[F], g: G | Ref[G], h: H | Ref[H], /, *,
         attempts: int = 2, id: str | None = None, after: After = (),
     ) -> Ref[A]: ...  # fmt: skip
     def __call__(

@@ -1,0 +1,162 @@
+"""Where the command line finds its database and its targets: options, environment, file, default."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import sys
+import tomllib
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+from flowkit.cli.exits import CONFIGURATION, NOT_FOUND, Problem
+
+KEYS = ("db", "targets")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `flowkit.toml`, or `[tool.flowkit]` in `pyproject.toml`, says; of the current directory only,
+    since a target is code to run. `targets`: workflow name -> TARGET, for `resume` and `retry`.
+    """
+
+    db: str = ""
+    targets: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def read_config(folder: Path | None = None) -> Config:
+    """The configuration of a folder, by default the current one; empty if it has none."""
+    folder = folder or Path.cwd()
+    for name in ("flowkit.toml", "pyproject.toml"):
+        path = folder / name
+        try:
+            whole: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            raise Problem(f"{name} cannot be read: {error}.", CONFIGURATION) from error
+        found: object = whole
+        if name == "pyproject.toml":
+            tools: object = whole.get("tool")
+            found = cast("dict[str, Any]", tools).get("flowkit") if isinstance(tools, dict) else None
+        if found is not None:
+            return _checked(found, name, folder)
+    return Config()
+
+
+def _checked(found: object, name: str, folder: Path) -> Config:
+    if not isinstance(found, dict):
+        raise Problem(f"{name}: [tool.flowkit] must be a table.", CONFIGURATION)
+    table = cast("dict[str, object]", found)
+    unknown = [key for key in table if key not in KEYS]
+    if unknown:
+        known = ", ".join(KEYS)
+        raise Problem(f"{name}: unknown key {unknown[0]!r}; there are {known}.", CONFIGURATION)
+    db = table.get("db", "")
+    targets = table.get("targets", {})
+    if not isinstance(db, str) or not isinstance(targets, dict):
+        raise Problem(f"{name}: db is a text and targets is a table.", CONFIGURATION)
+    pairs = cast("dict[str, object]", targets)
+    wrong = [key for key, value in pairs.items() if not isinstance(value, str)]
+    if wrong:
+        raise Problem(f"{name}: targets.{wrong[0]} must be a text.", CONFIGURATION)
+    if db and "://" not in db:
+        db = str(folder / db)
+    return Config(db, cast("dict[str, str]", pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The database to use. `option`: what a command must repeat to use the same one."""
+
+    target: str
+    option: str = ""
+    implicit: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Its file; `StoreUnusable` for what names none."""
+        from flowkit.store.sqlite import path_of
+
+        return path_of(self.target)
+
+
+def find_database(given: str | None) -> Database:
+    """`--db`, then FLOWKIT_DB, then the configuration file, then the user's data directory."""
+    if given is not None:
+        return Database(given, given)
+    if target := os.environ.get("FLOWKIT_DB", "").strip():
+        return Database(target)
+    if target := read_config().db:
+        return Database(target)
+    import platformdirs
+
+    folder = platformdirs.user_data_path("flowkit", appauthor=False)
+    return Database(str(folder / "flowkit.db"), implicit=True)
+
+
+def prepare_folder(database: Database) -> None:
+    """Make the default directory, private: prompts are secrets. No other one is ever made."""
+    if database.implicit:
+        folder = database.path.parent
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"{folder}: cannot make the data directory: {error.strerror}. Use --db."
+            raise Problem(text, CONFIGURATION) from error
+
+
+def has_runs(database: Database) -> bool:
+    """Whether there is a database of ours; looking makes no file, and no table in anybody else's."""
+    from flowkit.store.sqlite import check_file
+
+    path = database.path
+    if database.implicit and not path.parent.is_dir():
+        return False
+    check_file(path)
+    if not path.exists() or not path.stat().st_size:
+        return False
+    if not _has_table(path):
+        text = f"{path}: this is another program's database, there are no runs in it. Use --db."
+        raise Problem(text, CONFIGURATION)
+    return True
+
+
+def _has_table(path: Path) -> bool:
+    """Whether the schema's table is there; True as well for what only the store can explain."""
+    query = "SELECT count(*) FROM sqlite_master WHERE name = 'flowkit_schema'"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as connection:
+            connection.execute("PRAGMA query_only=ON")
+            return bool(connection.execute(query).fetchone()[0])
+    except sqlite3.Error:
+        return True
+
+
+def need_runs(database: Database) -> None:
+    """Refuse to look for a run where no database is."""
+    if not has_runs(database):
+        text = f"there are no runs yet: the database {database.path} does not exist or is empty."
+        raise Problem(text, NOT_FOUND)
+
+
+def set_up_logging() -> None:
+    """FLOWKIT_LOG_LEVEL sends the library's log to stderr; else its messages are the commands' own."""
+    logger = logging.getLogger("flowkit")
+    level = os.environ.get("FLOWKIT_LOG_LEVEL", "").strip().upper()
+    if not level:
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+        return
+    if level not in logging.getLevelNamesMapping():
+        text = f"FLOWKIT_LOG_LEVEL={level}: use DEBUG, INFO, WARNING or ERROR."
+        raise Problem(text, CONFIGURATION)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
