@@ -23,11 +23,12 @@ from functools import cache, cached_property
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
 
 import flowkit.errors as fault
 from flowkit.graph import Graph, Step
 from flowkit.policy import Budget
-from flowkit.values import Value
+from flowkit.values import Value, compact, parse
 
 Status = Literal["pending", "running", "waiting", "succeeded", "failed", "cancelled", "quarantined"]
 
@@ -285,10 +286,15 @@ def encode(payload: Payload) -> tuple[str, str | None]:
     """A payload as two JSON texts: its own fields, and the value that it carries, if inline."""
     kind = _kinds()[type(payload)]
     value: Value | None = getattr(payload, "value", None) if kind.valued else None
-    if value is None or value.text is None:
-        return kind.adapter.dump_json(payload, exclude_defaults=True).decode(), None
-    own = kind.adapter.dump_json(payload, exclude_defaults=True, exclude={"value"}).decode()
-    return own, value.text
+    text = value.text if value is not None else None
+    left_out = {"value"} if text is not None else None
+    try:
+        own = kind.adapter.dump_json(payload, exclude_defaults=True, exclude=left_out).decode()
+    except PydanticSerializationError:  # half a character in some text, which JSON can escape
+        own = compact(
+            kind.adapter.dump_python(payload, mode="json", exclude_defaults=True, exclude=left_out)
+        )
+    return own, text
 
 
 def decode(kind: str, data: str, text: str | None) -> Payload:
@@ -297,7 +303,12 @@ def decode(kind: str, data: str, text: str | None) -> Payload:
         known = _by_name()[kind]
     except KeyError:
         raise ValueError(f"unknown kind of event {kind!r}") from None
-    found: Any = known.adapter.validate_json(data)
+    try:
+        found: Any = known.adapter.validate_json(data)
+    except ValueError:
+        if "\\ud" not in data:
+            raise
+        found = known.adapter.validate_python(parse(data))
     return cast(Payload, found if text is None else replace(found, value=Value.of(text)))
 
 

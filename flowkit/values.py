@@ -19,7 +19,7 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError
 from flowkit.errors import DeclarationError, ValueRefused
 
 INLINE_MAX = 64 * 1024
-"""Bytes of JSON up to which a value stands in its event; larger ones are stored once by hash."""
+"""Characters of JSON up to which a value stands in its event; larger ones are stored once by hash."""
 
 DEPTH_MAX = 150
 """Levels of nesting that a stored value may have; pydantic's parser stops at 200."""

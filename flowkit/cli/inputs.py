@@ -19,6 +19,7 @@ from flowkit.values import Codec, show_type
 _FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*)*)=(.*)", re.DOTALL)
 
 _ERRORS_MAX = 20
+_DEPTH_MAX = 8  # a schema may refer to itself
 
 
 def read_input(target: Target, given: Sequence[str], *, example: bool = False) -> Any:
@@ -131,7 +132,7 @@ def _value(text: str, spot: Mapping[str, Any], schema: Mapping[str, Any]) -> Any
         return text
 
 
-def _types(spot: Mapping[str, Any], schema: Mapping[str, Any]) -> set[str]:
+def _types(spot: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0) -> set[str]:
     """The JSON types that a schema takes, as far as it says."""
     spot = _resolved(spot, schema)
     found: set[str] = set()
@@ -145,19 +146,21 @@ def _types(spot: Mapping[str, Any], schema: Mapping[str, Any]) -> set[str]:
             if any(isinstance(value, str) for value in values):
                 found.add("string")
     for way in ("anyOf", "oneOf", "allOf"):
-        for each in spot.get(way, ()):
-            found |= _types(each, schema)
+        for each in spot.get(way, ()) if depth < _DEPTH_MAX else ():
+            found |= _types(each, schema, depth + 1)
     return found
 
 
-def _properties(spot: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _properties(
+    spot: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0
+) -> Mapping[str, Any] | None:
     """The fields of an object's schema; None for what is no object."""
     spot = _resolved(spot, schema)
     if "properties" in spot or spot.get("type") == "object":
         return cast("Mapping[str, Any]", spot.get("properties", {}))
     for way in ("anyOf", "oneOf", "allOf"):
-        for each in spot.get(way, ()):
-            found = _properties(each, schema)
+        for each in spot.get(way, ()) if depth < _DEPTH_MAX else ():
+            found = _properties(each, schema, depth + 1)
             if found is not None:
                 return found
     return None

@@ -466,8 +466,9 @@ async def together(store: SqlStore, *calls: Callable[[], Any]) -> list[object]:
             found[place] = error
 
     async def until(reached: Callable[[], bool]) -> None:
-        while not reached():  # noqa: ASYNC110 (what the other thread does is no event)
-            await anyio.sleep(0.001)
+        with anyio.fail_after(5):
+            while not reached():  # noqa: ASYNC110 (what the other thread does is no event)
+                await anyio.sleep(0.001)
 
     def gathered(count: int) -> bool:
         return writer._gathering is not None and len(writer._gathering.items) == count

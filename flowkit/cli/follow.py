@@ -1,0 +1,207 @@
+"""Following a run: its events folded as they come, and shown to whoever watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, cast
+
+import anyio
+
+import flowkit.events as ev
+from flowkit.cli.text import clean, span
+from flowkit.events import Event
+from flowkit.ports import RunRecord
+from flowkit.state import State
+
+SOON_S = 5.0
+"""A due time nearer than this is waited for; a later one is somebody else's business."""
+
+TICK_S = 0.1
+
+Ended = Literal["ended", "waiting"]
+
+
+@dataclass
+class View:
+    """A run as the command line sees it. `driven`: somebody drives it, so what is ready is going on."""
+
+    run_id: str
+    workflow: str
+    state: State = field(default_factory=State)
+    progress: dict[str, str] = field(default_factory=dict[str, str])
+    began: dict[str, float] = field(default_factory=dict[str, float])
+    driven: bool = True
+    replayed: int = 0
+
+    def feed(self, event: Event) -> None:
+        """Fold an event; live ones (seq 0) only mark what goes on."""
+        payload = event.payload
+        if event.seq:
+            self.state.apply(event)
+            if event.key not in self.state.running:
+                self.progress.pop(event.key, None)
+            return
+        slot = self.state.by_exec.get(event.key)
+        if isinstance(payload, ev.Started):
+            self.began[event.key] = time.monotonic()
+            if slot is not None and slot.exec in self.state.ready:
+                self.state.mark_started(slot)
+        elif isinstance(payload, ev.Progress):
+            self._tell(event.key, payload.data)
+
+    def _tell(self, key: str, data: Any) -> None:
+        if isinstance(data, dict) and set(cast("dict[str, Any]", data)) == {"delta"}:
+            text = self.progress.get(key, "") + str(cast("dict[str, Any]", data)["delta"])
+        else:
+            text = str(cast("object", data))
+        self.progress[key] = text[-400:]
+
+
+class Show(Protocol):
+    """How a run is shown while it goes."""
+
+    def start(self, view: View) -> None: ...
+    def event(self, event: Event, view: View) -> None: ...
+    def tick(self) -> None: ...
+    def note(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """Nothing but what must be said."""
+
+    def start(self, view: View) -> None:
+        pass
+
+    def event(self, event: Event, view: View) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class Lines(Silent):
+    """A line for each thing that happens, for logs and pipes."""
+
+    def event(self, event: Event, view: View) -> None:
+        line = describe(event, view.state)
+        if line:
+            stamp = time.strftime("%H:%M:%S", time.localtime(event.at))
+            print(f"{stamp} {clean(line, 300)}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        print(clean(text), file=sys.stderr, flush=True)
+
+
+def show_for(*, quiet: bool) -> Show:
+    """The tree on a terminal, lines elsewhere, nothing if nothing is wanted."""
+    from flowkit.cli.tree import Tree, is_live
+
+    if quiet:
+        return Silent()
+    return Tree() if is_live() else Lines()
+
+
+def describe(event: Event, state: State) -> str:
+    """An event as a line for people; empty for what is no news."""
+    payload, slot = event.payload, state.by_exec.get(event.key)
+    node = slot.step.nodes[event.alternative] if slot is not None else ""
+    key = event.key if node in ("", event.key) else f"{event.key} ({node})"
+    match payload:
+        case ev.StepDone(duration_s=took):
+            return f"{key} done in {span(took)}"
+        case ev.Accepted(duration_s=took):
+            return f"{key} accepted in {span(took)}"
+        case ev.Planned(steps=steps, duration_s=took):
+            return f"{key} planned {len(steps)} steps in {span(took)}"
+        case ev.Rejected(feedback=feedback):
+            return f"{key} rejected: {feedback}"
+        case ev.AttemptFailed(error=error, then=then):
+            follows = {"retry": ", trying again", "next": ", trying the next alternative"}
+            return f"{key} attempt {event.attempt} failed: {error}{follows.get(then, '')}"
+        case ev.StepFailed(error=error):
+            return f"{key} failed: {error}"
+        case _:
+            return _describe_run(event, key)
+
+
+def _describe_run(event: Event, key: str) -> str:
+    match event.payload:
+        case ev.OutcomeUnknown(reason=reason):
+            return f"{key} has an unknown outcome: {reason}"
+        case ev.Decided(how=how):
+            return f"{key or 'the run'}: decided: {how}"
+        case ev.Waiting(reason=reason, name=name) if event.key:
+            return f"{key} waits for {reason} {name}".rstrip()
+        case ev.Signalled(name=name, timed_out=late):
+            return f"signal {name} " + ("did not come in time" if late else "came")
+        case ev.Claimed(after="death"):
+            return "taken up again: whoever drove the run before has died"
+        case ev.Claimed(after="release"):
+            return "taken up again"
+        case ev.CancelRequested():
+            return "asked to cancel"
+        case ev.RunEnded(status=status):
+            return f"run {status}"
+        case _:
+            return ""
+
+
+@dataclass
+class Follower:
+    """Reads a run's events to its end, or to where it waits for somebody.
+
+    `since`: events before this time (Unix) are history: folded, not shown, and not waited at.
+    """
+
+    view: View
+    show: Show
+    leaves_waiting: bool = True
+    since: float = 0.0
+    now: Any = time.time
+
+    async def follow(self, events: AsyncIterator[Event], record: RunRecord) -> Ended:
+        """Show the run until it ends or waits; `record` is its row as it was just now."""
+        self.show.start(self.view)
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._tick)
+                ended = await self._read(events, record)
+                tasks.cancel_scope.cancel()
+            return ended
+        finally:
+            self.show.tick()
+            self.show.stop()
+
+    async def _read(self, events: AsyncIterator[Event], record: RunRecord) -> Ended:
+        waits = record.status == "waiting"
+        async for event in events:
+            self.view.feed(event)
+            fresh = not event.seq or event.at >= self.since
+            if fresh:
+                self.show.event(event, self.view)
+            else:
+                self.view.replayed += 1
+            if event.key or not self.leaves_waiting or not isinstance(event.payload, ev.Waiting):
+                continue
+            if (fresh or (waits and event.seq == record.head)) and self._is_far(event.payload):
+                return "waiting"
+        return "ended"
+
+    def _is_far(self, waiting: ev.Waiting) -> bool:
+        return waiting.until is None or waiting.until > self.now() + SOON_S
+
+    async def _tick(self) -> None:
+        while True:
+            self.show.tick()
+            await anyio.sleep(TICK_S)
+
