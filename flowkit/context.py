@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,8 +122,8 @@ class StepContext(Context):
         self._run = run
         self._slot = slot
         self._node = node
-        self._calls: Counter[str] = Counter()
-        self._waits: Counter[str] = Counter()
+        self._calls: dict[str, int] = {}
+        self._waits: dict[str, int] = {}
         self._thread = threading.get_ident()
         self.run_id = run.run_id
         self.step = slot.exec
@@ -134,12 +133,15 @@ class StepContext(Context):
         self.feedback = slot.feedback
         self.deadline = run.state.deadline
         self.last_turn = last_turn
-        self._model = JournaledModel(
-            run.model, () if last_turn else node.tools, self._remember_model, self._on_delta
-        )
+        self._model: JournaledModel | None = None
 
     @property
     def model(self) -> JournaledModel:
+        if self._model is None:
+            tools = () if self.last_turn else self._node.tools
+            self._model = JournaledModel(
+                self._run.model, tools, self._remember_model, self._on_delta
+            )
         return self._model
 
     @property
@@ -202,8 +204,7 @@ class StepContext(Context):
                 f'{self._node.name!r} has effect="once" and cannot wait durably, since it would be begun '
                 f"anew. Put the wait into a step of its own, before it."
             )
-        self._waits[f"{reason} {name}"] += 1
-        n = self._waits[f"{reason} {name}"]
+        n = self._waits[f"{reason} {name}"] = self._waits.get(f"{reason} {name}", 0) + 1
         known = self._find_wait(reason, name, n)
         if known is not None:
             return known
@@ -254,8 +255,7 @@ class StepContext(Context):
         self, request: str, make: Callable[[int], Awaitable[ev.ModelAnswered | ev.ToolAnswered]]
     ) -> ev.ModelAnswered | ev.ToolAnswered:
         """What the journal has of this call in this attempt; else make it and journal it."""
-        self._calls[request] += 1
-        n = self._calls[request]
+        n = self._calls[request] = self._calls.get(request, 0) + 1
         known = (self._slot.calls or {}).get((request, n))
         if known is not None:
             return (

@@ -94,7 +94,7 @@ class Driver:
         self._begun = 0
         self._done = 0
         self._leading = False
-        self._turn = anyio.Event()
+        self._turn: anyio.Event | None = None
         self._workers = 0
         self._queue: deque[Flight] = deque()
         self._flights: dict[str, Flight] = {}
@@ -249,7 +249,9 @@ class Driver:
         mine = self._begun + 1
         while self._done < mine and self._broken is None:
             if self._leading:
-                await self._turn.wait()
+                self._turn = self._turn or anyio.Event()
+                with anyio.CancelScope(shield=worker > 0):  # an outcome that exists is recorded
+                    await self._turn.wait()
             else:
                 await self._lead()
         return self._broken is None
@@ -265,8 +267,9 @@ class Driver:
             appended = await guarded(lambda: self._append([*facts, *self._from_inbox()]))
         self._done = self._begun
         self._leading = False
-        turn, self._turn = self._turn, anyio.Event()
-        turn.set()
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.set()
         if isinstance(appended, Exception):
             self._broken = appended
             self._stop_all("lost")
@@ -370,9 +373,8 @@ class Driver:
                     self.state.unmark(flight.slot)
                 if flight.stop or self._draining:
                     self._wake.set()
-            with anyio.CancelScope(shield=True):  # an outcome that exists is recorded
-                if not await self._committed(facts, 1):
-                    return
+            if not await self._committed(facts, 1):
+                return
 
     async def _fly(self, flight: Flight) -> list[Fact]:
         """Make one attempt; the facts that tell how it went, or none if it was stopped."""

@@ -42,15 +42,25 @@ class Draft:
         self.nodes: dict[str, AnyNode] = {}
         self.gives: dict[str, Any] = {}
         self.fallbacks: dict[tuple[str, ...], tuple[type[BaseException], ...]] = {}
-        self.fitted: set[tuple[int, int]] = set()
+        self.prefixes: set[str] = set()
+        self.declared = False
+        self.fitted: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def place(self, step: Step, gives: Any) -> None:
-        if step.key in self.steps:
-            raise DuplicateStep(
-                f"workflow {self.name!r} has two steps {step.key!r}: pass id= to tell them apart."
-            )
+        self.check_free(step.key)
         self.steps[step.key] = step
         self.gives[step.key] = gives
+
+    def place_prefix(self, prefix: str) -> None:
+        """Keep a sub-workflow's prefix: below a step of that key stand its own items and turns."""
+        self.check_free(prefix)
+        self.prefixes.add(prefix)
+
+    def check_free(self, key: str) -> None:
+        if key in self.steps or key in self.prefixes:
+            raise DuplicateStep(
+                f"workflow {self.name!r} has two steps {key!r}: pass id= to tell them apart."
+            )
 
     def use(self, node: AnyNode) -> str:
         """Register a node under its name; two nodes of one name are refused."""
@@ -67,11 +77,15 @@ class Draft:
     def use_all(self, node: AnyNode) -> tuple[str, ...]:
         """Register a node's alternatives, and which errors move from one to the next."""
         names = tuple(self.use(alternative) for alternative in node.alternatives)
-        if len(names) > 1 and self.fallbacks.setdefault(names, node.moves_on) != node.moves_on:
+        if len(names) > 1:
+            self.use_fallback(names, node.moves_on)
+        return names
+
+    def use_fallback(self, names: tuple[str, ...], on: tuple[type[BaseException], ...]) -> None:
+        if self.fallbacks.setdefault(names, on) != on:
             raise DeclarationError(
                 f"workflow {self.name!r} uses {' | '.join(names)} with two different on=: make it one."
             )
-        return names
 
     def fit(self, given: Any, wanted: Any, where: Callable[[], str]) -> None:
         pair = (id(given), id(wanted))
@@ -82,7 +96,7 @@ class Draft:
                 f"{where()} takes {show_type(wanted)}, but is given {show_type(given)}. "
                 f"Put a tool between them that converts, or change one of the annotations."
             )
-        self.fitted.add(pair)
+        self.fitted[pair] = (given, wanted)  # kept alive, so that no other type gets their ids
 
 
 class Ref(Generic[T_co]):
@@ -161,10 +175,15 @@ def place(
     attempts: int = 2,
 ) -> AnyRef:
     """Put a node into the draft of its refs; the ref of the new step."""
-    behind = [after] if isinstance(after, Ref) else list(after)
-    draft = _draft_of(node, [*args, *behind])
+    behind = _behind(after, node.name)
+    draft = _draft_of(node.name, [*args, *behind])
+    if draft is None:
+        raise DeclarationError(
+            f"{node.name!r} is given literals only. Inside @workflow pass it a Ref, or order it with "
+            f"after=the workflow's input. Outside, use engine.run, or ctx.call in a node."
+        )
     first = node.alternatives[0]
-    key = check_name(id or first.name, "step id")
+    key = check_name(first.name if id is None else id, "step id")
     if len(args) != len(first.takes):
         raise DeclarationError(f"{node.name!r} takes {len(first.takes)} inputs, got {len(args)}.")
     sources = tuple(
@@ -190,34 +209,57 @@ def place(
     return Ref(draft, key, gives)
 
 
+def _behind(after: After, name: str) -> list[AnyRef]:
+    behind: list[object] = [after] if isinstance(after, Ref) else list(after)
+    if not all(is_ref(each) for each in behind):
+        raise DeclarationError(f"{name!r}: after= takes the Refs of steps, not {behind!r}.")
+    return cast("list[AnyRef]", behind)
+
+
 def _subject(key: str, checked: Any) -> AnyRef:
     if not is_ref(checked):
         raise DeclarationError(f"verifier {key!r} checks a literal; give it what a step returned.")
     return checked
 
 
-def _draft_of(node: AnyNode, args: Sequence[Any]) -> Draft:
-    refs = [arg for arg in args if is_ref(arg)]
-    drafts = {id(ref.draft): ref.draft for ref in refs}
+def _draft_of(name: str, args: Sequence[Any]) -> Draft | None:
+    """The draft that the refs among the arguments share; None if there is no ref."""
+    drafts = {id(arg.draft): arg.draft for arg in args if is_ref(arg)}
     if len(drafts) > 1:
-        raise UnknownInput(f"{node.name!r} is given steps of two different workflows.")
-    if not drafts:
-        raise DeclarationError(
-            f"{node.name!r} is given literals only. Inside @workflow pass it a Ref, or order it with "
-            f"after=the workflow's input. Outside, use engine.run, or ctx.call in a node."
+        raise UnknownInput(
+            f"{name!r} is given steps of two different workflows; pass it what the workflow's input, "
+            f"or a step of the same @workflow function, gave."
         )
-    return next(iter(drafts.values()))
+    draft = next(iter(drafts.values()), None)
+    if draft is not None and draft.declared:
+        raise DeclarationError(
+            f"{name!r} is given a Ref of workflow {draft.name!r}, which is declared already. "
+            f"A Ref cannot leave its @workflow function; call the node inside it."
+        )
+    return draft
 
 
 def _source(
     draft: Draft, node: AnyNode, key: str, name: str, hint: Any, arg: Any, each: bool
 ) -> Source:
+    where = f"step {key!r}: input {name!r}"
     if not is_ref(arg):
-        codec = node.alternatives[0].codecs()[name]
-        return Source(text=codec.dump(codec.check(arg)).text)
+        return Source(text=_literal(node.alternatives[0].codecs().get(name), arg, where))
     given = _item_type(arg.hint, key) if each else arg.hint
-    draft.fit(given, hint, lambda: f"step {key!r}: input {name!r}")
+    draft.fit(given, hint, lambda: where)
     return Source(arg.key)
+
+
+def _literal(codec: Codec | None, value: Any, where: str) -> str | None:
+    """The JSON of a value that is given to a step in place of a ref."""
+    if codec is None:
+        raise TypeMismatch(f"{where} takes Findings, which only a planner gives; pass its Ref.")
+    try:
+        return codec.dump(codec.check(value)).text
+    except ValueError as error:
+        raise TypeMismatch(
+            f"{where} takes {show_type(codec.hint)}, which {type(value).__name__} does not fit: {error}"
+        ) from error
 
 
 def _item_type(hint: Any, key: str) -> Any:
@@ -273,26 +315,28 @@ class Workflow(Generic[A, R]):
         return cast("Ref[R]", self._inline(ref, id, after))
 
     def _inline(self, arg: Any, id: str | None, after: After) -> AnyRef:
-        behind = [after] if isinstance(after, Ref) else list(after)
-        refs = [ref for ref in (arg, *behind) if is_ref(ref)]
-        if not refs:
+        behind = _behind(after, self.name)
+        draft = _draft_of(self.name, [arg, *behind])
+        if draft is None:
             raise DeclarationError(
                 f"workflow {self.name!r} was called with a value. Inside @workflow pass it a Ref; "
                 f"to run it, await engine.run({self.name}, value)."
             )
-        draft, inner, output = refs[0].draft, self._draft, self._output
-        prefix = check_name(id or self.name, "step id")
+        inner, output = self._draft, self._output
+        prefix = check_name(self.name if id is None else id, "step id")
         waits = tuple(ref.key for ref in behind)
         if is_ref(arg):
             draft.fit(arg.hint, self.takes, lambda: f"workflow {prefix!r}: its input")
             entry = Source(arg.key)
         else:
-            entry = Source(text=self.codec().dump(self.codec().check(arg)).text)
+            entry = Source(text=_literal(self.codec(), arg, f"workflow {prefix!r}: its input"))
+        draft.place_prefix(prefix)
         for step in inner.steps.values():
             draft.place(_moved(step, prefix, entry, waits), inner.gives[step.key])
         for node in inner.nodes.values():
             draft.use(node)
-        draft.fallbacks.update(inner.fallbacks)
+        for names, on in inner.fallbacks.items():
+            draft.use_fallback(names, on)
         verifiers = tuple(f"{prefix}/{key}" for key in output.verifiers)
         return Ref(draft, f"{prefix}/{output.key}", output.hint, verifiers)
 
@@ -342,6 +386,7 @@ def workflow(function: Callable[[Ref[A]], Ref[R]], /) -> Workflow[A, R]:
     draft.fit(output.hint, gives, lambda: f"workflow {name!r}: its result")
     specs = {key: _bare(node) for key, node in draft.nodes.items()}
     check(Graph(tuple(draft.steps.values()), output.key, specs))
+    draft.declared = True
     made = Workflow[A, R](draft, output, takes, gives, function.__doc__ or "")
     made.codec()
     return made

@@ -35,6 +35,10 @@ Status = Literal["pending", "running", "waiting", "succeeded", "failed", "cancel
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled", "quarantined"})
 
 
+DROPPED = "Dropped"
+"""Type of the error of a planned step that was given up before it began, since its plan was."""
+
+
 @dataclass(frozen=True, slots=True)
 class Error:
     """An error as it is stored: class name, message, and the last line of the user's code."""

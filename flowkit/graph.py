@@ -11,11 +11,17 @@ also waits for the step's verifiers; `check` adds these edges before it looks fo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
-from flowkit.errors import CycleFound, DeclarationError, UnknownInput, UnusedStep
+from flowkit.errors import (
+    CycleFound,
+    DeclarationError,
+    DuplicateStep,
+    UnknownInput,
+    UnusedStep,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -104,7 +110,9 @@ def check(graph: Graph) -> None:
     """
     import networkx as nx
 
-    known = {step.key for step in graph.steps} | {INPUT}
+    by_key = {step.key: step for step in graph.steps}
+    known = by_key.keys() | {INPUT}
+    _check_keys(graph, known)
     edges: nx.DiGraph[str] = nx.DiGraph()
     edges.add_nodes_from(known)
     verifiers: dict[str, list[Step]] = {}
@@ -117,16 +125,27 @@ def check(graph: Graph) -> None:
                 )
             edges.add_edge(key, step.key)
         if step.checks:
-            _check_verifier(graph, step)
+            _check_verifier(graph, step, by_key)
             verifiers.setdefault(step.checks, []).append(step)
     _add_waits(edges, graph, verifiers)
     if not nx.is_directed_acyclic_graph(edges):
-        loop = _cycle_in(edges)
-        raise CycleFound(
-            f"steps wait for each other: {' -> '.join([*loop, loop[0]])}. A loop is not an edge: "
-            f"use a planner that is asked again, or a verifier with attempts=."
-        )
+        _refuse_cycle(_cycle_in(edges), graph)
     _check_reach(edges, graph)
+
+
+def _refuse_cycle(loop: list[str], graph: Graph) -> NoReturn:
+    shown = " -> ".join([*loop, loop[0]])
+    for step in graph.steps:
+        if step.checks and step.key in loop:
+            raise CycleFound(
+                f"steps wait for each other: {shown}. Verifier {step.key!r} needs what is made of "
+                f"{step.checks!r}, but nobody sees that value before the verifier accepts it: make the "
+                f"evidence inside the verifier, or out of what came before {step.checks!r}."
+            )
+    raise CycleFound(
+        f"steps wait for each other: {shown}. A loop is not an edge: "
+        f"use a planner that is asked again, or a verifier with attempts=."
+    )
 
 
 def _cycle_in(edges: nx.DiGraph[str]) -> list[str]:
@@ -136,13 +155,26 @@ def _cycle_in(edges: nx.DiGraph[str]) -> list[str]:
     return [str(edge[0]) for edge in found]
 
 
-def _check_verifier(graph: Graph, verifier: Step) -> None:
+def _check_keys(graph: Graph, known: Collection[str]) -> None:
+    """Each key once, and output and verified steps among them."""
+    if len(known) <= len(graph.steps):
+        keys = [step.key for step in graph.steps]
+        twice = next((key for key in keys if keys.count(key) > 1), INPUT)
+        raise DuplicateStep(f"two steps have the key {twice!r}: give one another id=.")
+    for key in (graph.output, *(step.checks for step in graph.steps if step.checks)):
+        if key not in known:
+            raise UnknownInput(
+                f"{key!r} is no step of this workflow; return, or verify, one that is."
+            )
+
+
+def _check_verifier(graph: Graph, verifier: Step, by_key: Mapping[str, Step]) -> None:
     if verifier.checks == INPUT:
         raise DeclarationError(
             f"verifier {verifier.key!r} checks the workflow's input, which nobody could do again. "
             f"Check it in a tool that raises, or verify what a step made of it."
         )
-    subject = next(step for step in graph.steps if step.key == verifier.checks)
+    subject = by_key[verifier.checks]
     once = [name for name in subject.nodes if graph.nodes[name].once]
     if once and verifier.attempts > 1:
         raise DeclarationError(

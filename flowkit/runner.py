@@ -90,6 +90,8 @@ async def _outcome(job: Try) -> Made:
 
 async def _plan(job: Try, args: Sequence[Any]) -> Made:
     """Ask a planner; a bad plan goes back to it, with the reason, `repairs_max` times."""
+    if job.context.last_turn and not job.node.answers:  # it could only plan: its findings are it
+        return lambda took: ev.Planned(job.input_hash, duration_s=took)
     repeated = False
     for repair in range(job.node.limits.repairs_max + 1):
         answer = await call(job.node, job.context, args, job.threads, job.mark)
@@ -108,7 +110,7 @@ async def _plan(job: Try, args: Sequence[Any]) -> Made:
             repeated = repeated or again
             job.context.feedback = (*job.context.feedback, str(error))
             continue
-        return lambda took: ev.Planned(job.input_hash, steps, plan.again, duration_s=took)
+        return lambda took: ev.Planned(job.input_hash, steps, plan.again, job.slot.answered, took)
     raise AssertionError("unreachable: the loop returns or raises")
 
 
@@ -198,8 +200,9 @@ def failed(job: Try, error: BaseException, took: float) -> ev.AttemptFailed:
     stored = describe(error)
     if isinstance(error, Fatal):
         return ev.AttemptFailed(stored, "fatal", duration_s=took)
-    if isinstance(error, Replan) and slot.planner() is not None:
-        return ev.AttemptFailed(stored, "replan", duration_s=took)
+    if isinstance(error, Replan):
+        then = "fail" if slot.planner() is None else "replan"
+        return ev.AttemptFailed(stored, then, duration_s=took)
     if slot.tries < policy.retries:
         wait = policy.delay_s(slot.tries + 1, job.world.draw())
         if isinstance(error, Retry) and error.after_s is not None:

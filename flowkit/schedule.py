@@ -58,9 +58,22 @@ def decide(state: State, now: float) -> Commands:
         for wait in slot.open_waits()
         if wait.reason == "signal" and wait.until is not None and wait.until <= now
     ]
-    if over:
-        return Commands(facts=tuple(over))
-    return _starts(state, now)
+    facts = over or _dropped(state)
+    return Commands(facts=tuple(facts)) if facts else _starts(state, now)
+
+
+def _dropped(state: State) -> list[Fact]:
+    """Steps that do not begin any more, since a step of their plan has asked for another plan.
+
+    What runs is a mark that no fold knows, so what does not run is told by events.
+    """
+    return [
+        Fact(ev.StepFailed(Error(ev.DROPPED, planner.planning.reason)), child.exec)
+        for planner in state.replanning.values()
+        if planner.planning is not None
+        for child in planner.planning.turns[-1].children
+        if child.status in ("ready", "retrying") and child.exec not in state.running
+    ]
 
 
 def _ending(state: State, now: float) -> Commands | None:
@@ -109,12 +122,14 @@ def _starts(state: State, now: float) -> Commands:
     left = _budget_left(state, now)
     if not waiting or left >= len(waiting):
         return _commands(state, now, [Start(slot) for slot in waiting])
-    if state.budget.on_budget == "answer":
-        return _last_words(state, now, waiting)
     if left > 0:
         return _commands(state, now, [Start(slot) for slot in waiting[:left]])
+    if state.budget.on_budget == "answer":
+        return _last_words(state, now, waiting)
+    if _awake(state):
+        return _commands(state, now, [])
     if state.running:
-        return Commands(due=state.deadline)
+        return Commands(stop="failed")  # they wait durably, for what could start nothing any more
     error = Error("BudgetExceeded", _used(state, now))
     return Commands(facts=(Fact(ev.RunEnded("failed", error)),))
 

@@ -5,7 +5,7 @@ rejection) or the turn of a planner (`plan/t2`). Statuses:
 
     pending -> ready -> (running) -> checking -> settled      running is a mark, never stored
                  ^ \\_ retrying _/      |  \\_ a new round: ready again
-                 |                      failed · unknown · dropped
+                 |                      failed · unknown
               expanded: a map or a planner whose own steps run
 """
 
@@ -64,7 +64,7 @@ class Slot:
     """One logical step. Folded in place by `State`, read by everyone else."""
 
     __slots__ = (
-        "alternative", "attempts", "calls", "digest", "duration_s", "error", "errors", "exec",
+        "alternative", "answered", "attempts", "calls", "digest", "duration_s", "error", "errors", "exec",
         "feedback", "hash", "intent", "key", "left", "members", "parent", "planning", "readers", "round",
         "round_base", "status", "step", "tries", "turn", "unmet", "value", "verifiers", "waits",
     )  # fmt: skip
@@ -99,6 +99,8 @@ class Slot:
         self.duration_s = 0.0
         self.intent = False
         self.calls: dict[tuple[str, int], Answered] | None = None
+        self.answered: int | None = None
+        """Seq of the model's last answer in this attempt."""
         self.waits: list[Wait] | None = None
 
     @property
@@ -116,6 +118,7 @@ class Slot:
         self.duration_s += duration_s
         self.intent = False
         self.calls = None
+        self.answered = None
 
     def ancestors(self) -> Iterator[Slot]:
         above = self.parent

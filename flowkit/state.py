@@ -170,6 +170,8 @@ class State(Steps):
         if slot.calls is None:
             slot.calls = {}
         slot.calls[p.request, p.n] = p
+        if isinstance(p, ev.ModelAnswered):
+            slot.answered = event.seq
 
     def _attempt_failed(self, event: Event, p: ev.AttemptFailed) -> None:
         slot = self._ending(event, None, p.duration_s)
@@ -189,9 +191,8 @@ class State(Steps):
                 planner = slot.planner()
                 if planner is not None and planner.planning is not None:
                     planner.planning.reason = p.error.message
+                    self.replanning[planner.key] = planner
                 self.fail(slot, p.error)
-                if planner is not None:
-                    self.drop_unstarted(planner)
             case "fail" | "fatal":
                 self.fatal = self.fatal or p.then == "fatal"
                 self.owe(slot, ev.StepFailed(p.error))
@@ -205,7 +206,7 @@ class State(Steps):
         slot = self._slot(event)
         self.owed = [fact for fact in self.owed if fact.key != event.key]
         self.leave(slot)
-        self.steps_used += 1
+        self.steps_used += p.error.type != ev.DROPPED
         self.fail(slot, p.error)
 
     def _planned(self, event: Event, p: ev.Planned) -> None:
@@ -307,8 +308,9 @@ class State(Steps):
         if p.how == "retry":
             self._reopen_failed(event)
             return
-        slot = self._slot(event)
-        self.unknown.pop(slot.exec, None)
+        slot = self.unknown.pop(event.key, None)
+        if slot is None:
+            return  # decided already; the message is used up all the same
         slot.error = None
         match p.how:
             case "done":

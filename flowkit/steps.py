@@ -34,6 +34,8 @@ class Steps:
         self.unknown: dict[str, Slot] = {}
         self.waits: dict[str, list[Wait]] = {}
         """Open waits for signals, by the signal's name, oldest first."""
+        self.replanning: dict[str, Slot] = {}
+        """Planners that a step of theirs has asked to plan anew; their turn has not ended yet."""
         self.failure: tuple[str, Error] | None = None
         self.fatal = False
 
@@ -73,11 +75,18 @@ class Steps:
         except ValueError as error:
             self.owe(slot, ev.StepFailed(Error("ValueError", str(error))))
             return
+        before = slot.members or []
         slot.status, slot.members, slot.left = "expanded", [], size
         for index in range(size):
             item = Source(first.step, first.text, index)
             step = Step(f"{slot.exec}/{index}", slot.step.nodes, (item, *rest))
             child = Slot(step, slot)
+            child.feedback = slot.feedback
+            if index < len(
+                before
+            ):  # a new round: at the alternative that had answered, or the next
+                moved = before[index].alternative + slot.step.reject_moves
+                child.alternative = min(moved, len(step.nodes) - 1)
             self.slots[step.key] = child
             slot.members.append(child)
             self.make_ready(child)
@@ -123,11 +132,16 @@ class Steps:
             if slot.parent is not None:
                 slot.parent.left -= 1
             return
-        for reader in slot.readers:
-            if reader.status == "pending":
-                self.fail(reader, Error("Blocked", f"its input {slot.key!r} has failed"))
-        if slot.parent is not None:
-            self.child_ended(slot.parent)
+        failed = [slot]
+        for each in failed:  # grows; a plan may be a chain of thousands, too deep for recursion
+            for reader in each.readers:
+                if reader.status == "pending":
+                    reader.status = "failed"
+                    reader.error = Error("Blocked", f"its input {each.key!r} has failed")
+                    failed.append(reader)
+        for each in failed:
+            if each.parent is not None:
+                self.child_ended(each.parent)
 
     def child_ended(self, parent: Slot) -> None:
         parent.left -= 1
@@ -180,6 +194,7 @@ class Steps:
             turn.feedback = (planning.reason,)
         replan = bool(planning.reason or failed)
         planning.reason = ""
+        self.replanning.pop(slot.key, None)
         if turn.again or spec.answers:
             self.next_turn(slot, turn.feedback)
         elif replan and planning.replans < spec.replans_max:
@@ -213,13 +228,6 @@ class Steps:
         slot.value = None
         slot.waits = None
         self.make_ready(slot)
-
-    def drop_unstarted(self, planner: Slot) -> None:
-        for child in planner.planning.turns[-1].children if planner.planning else ():
-            if child.status in ("pending", "ready", "retrying") and child.exec not in self.running:
-                self.leave(child)
-                child.status = "dropped"
-                self.child_ended(planner)
 
     # ---- verification: round after round
 
@@ -264,7 +272,9 @@ class Steps:
         subject.alternative += moves
         planning = subject.planning
         if planning is not None and self.nodes[subject.node].kind == "planner":
-            planning.turns.append(TurnState(subject.turn, [], feedback=subject.feedback))
+            if not (planning.turns and planning.turns[-1].number == subject.turn):
+                planning.turns.append(TurnState(subject.turn, []))
+            planning.turns[-1].feedback += subject.feedback
             planning.digest = combine([planning.digest, *subject.feedback])
             self.next_turn(subject, subject.feedback)
         else:

@@ -120,6 +120,8 @@ class Codec:
             _refuse_non_numbers(plain, self.name)
         try:
             back = self.load(text)
+            if _equal(back, value):
+                return Value.of(text)
             again = compact(self._adapter.dump_python(back, mode="json"))
         except (ValueError, TypeError, RecursionError) as error:
             raise self._refused(value, error) from error
@@ -156,6 +158,14 @@ def show_type(hint: Any) -> str:
     if isinstance(hint, type) and not getattr(hint, "__args__", None):
         return hint.__name__
     return str(hint).replace("typing.", "")
+
+
+def _equal(back: object, value: object) -> bool:
+    """Whether the two are plainly the same; an `==` that cannot say so (a data frame's) says no."""
+    try:
+        return type(back) is type(value) and (back == value) is True
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def _refuse_non_numbers(plain: object, path: str) -> None:

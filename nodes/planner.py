@@ -58,6 +58,7 @@ class CodePlanner(Node[*Ts, R]):
         self.answers = answer is not None
         self.limits = limits
         self.function = function
+        self._threaded = None if inspect.iscoroutinefunction(function) else function
         self.description = inspect.getdoc(function) or ""
         self._tools = tuple(tools)
         for tool in tools:
@@ -80,7 +81,7 @@ class CodePlanner(Node[*Ts, R]):
 
     @property
     def threaded(self) -> Callable[..., Any] | None:
-        return None if inspect.iscoroutinefunction(self.function) else self.function
+        return self._threaded
 
     async def run(self, ctx: Context, /, *args: *Ts) -> R:
         answer: R = await self.function(ctx, *args)  # or a Plan, which the runner grafts

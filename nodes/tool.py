@@ -25,6 +25,7 @@ class Tool(Node[*Ts, R]):
         takes, gives = signature(function, depth, f"tool {name!r}")
         AnyNode.__init__(self, check_name(name, "tool"), takes, gives, policy, version)
         self.function = function
+        self._threaded = None if inspect.iscoroutinefunction(function) else function
         self.description = inspect.getdoc(function) or ""
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise DeclarationError(
@@ -33,7 +34,7 @@ class Tool(Node[*Ts, R]):
 
     @property
     def threaded(self) -> Callable[..., Any] | None:
-        return None if inspect.iscoroutinefunction(self.function) else self.function
+        return self._threaded
 
     async def run(self, ctx: Context, /, *args: *Ts) -> R:
         result: R = await self.function(ctx, *args)

@@ -40,11 +40,12 @@ class Verifier(AnyNode, Generic[A, *Ts]):
         first = next(iter(takes.values()))
         AnyNode.__init__(self, check_name(name, "verifier"), takes, first, policy, version)
         self.function = function
+        self._threaded = None if inspect.iscoroutinefunction(function) else function
         self.description = inspect.getdoc(function) or ""
 
     @property
     def threaded(self) -> Callable[..., Any] | None:
-        return None if inspect.iscoroutinefunction(self.function) else self.function
+        return self._threaded
 
     async def run(self, ctx: Context, /, *args: Any) -> Any:
         return await self.function(ctx, *args)
