@@ -1,0 +1,22 @@
+"""Workflows that are shipped as products, and as examples to copy.
+
+Each one is a package that offers its `@workflow`, `EXAMPLE` (an input that needs no network) and
+`OFFLINE_RULES` (how `flowkit.model.offline.OfflineModel` computes the answers it is asked for).
+Importing this package imports none of them; what they need is installed with `flowkit[workflows]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+__all__ = ["shipped"]
+
+_SHIPPED = MappingProxyType(
+    {"stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis"},
+)
+
+
+def shipped() -> Mapping[str, str]:
+    """Name of each shipped workflow, and its target as `module:object`."""
+    return _SHIPPED
