@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, overload
@@ -49,6 +51,7 @@ class Run(Protocol):
     async def commit(self, facts: Sequence[Fact]) -> None: ...
     async def call(self, node: AnyNode, ctx: Context, args: Sequence[Any]) -> ev.ToolAnswered: ...
     async def wait_signal(self, wait: Wait) -> None: ...
+    def untimed(self, slot: Slot) -> AbstractContextManager[None]: ...
     def publish(self, fact: Fact) -> None: ...
 
 
@@ -184,19 +187,22 @@ class StepContext(Context):
         wait = await self._wait("sleep", "", seconds)
         left = (wait.until or 0.0) - self._run.world.now()
         if wait.ended is None:
-            await anyio.sleep(max(left, 0.0))
+            with self._run.untimed(self._slot):
+                await anyio.sleep(max(left, 0.0))
             self._run.state.slept(wait)
 
     async def signal(self, name: str, *, timeout_s: float | None = None, returns: Any = Any) -> Any:
         wait = await self._wait("signal", name, timeout_s)
         if wait.ended is None:
-            await self._run.wait_signal(wait)
+            with self._run.untimed(self._slot):
+                await self._run.wait_signal(wait)
         ended = wait.ended
         if ended is None or ended.timed_out:
             raise TimeoutError(f"no signal {name!r} came within {timeout_s} s")
-        if ended.value is None or ended.value.text is None:
+        if ended.value is None:
             return None
-        return Codec(returns, f"signal {name}").load(ended.value.text)
+        value = await self._run.values.inline(ended.value)
+        return Codec(returns, f"signal {name}").load(value.text or "null")
 
     async def _wait(self, reason: str, name: str, seconds: float | None) -> Wait:
         if self._node.policy.effect == "once":
@@ -235,7 +241,9 @@ class StepContext(Context):
         request = combine([first.name, *texts])
 
         async def make(n: int) -> ev.ToolAnswered:
-            made = await self._run.call(tool, self, args)
+            inner = copy.copy(self)  # two calls are two effects, so each has a key of its own
+            inner.idempotency_key = f"{self.idempotency_key}/{first.name}-{request}-{n}"
+            made = await self._run.call(tool, inner, args)
             return ev.ToolAnswered(request, n, made.tool, made.value, made.error, made.duration_s)
 
         answered = cast(ev.ToolAnswered, await self._remember(request, make))

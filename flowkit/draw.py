@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from flowkit.graph import INPUT, Graph, Step
@@ -148,7 +149,7 @@ def dot(graph: Graph, name: str) -> str:
 
 
 def _dot_text(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = _plain(text, "\n").replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
@@ -265,7 +266,7 @@ def _route(boxes: Mapping[str, _Box], edges: Sequence[Edge]) -> list[_Path]:
         if spans <= WAYPOINTS_MAX:
             path += [_Box("", layer=layer) for layer in range(first.layer + 1, last.layer)]
         path.append(last)
-        for above, below in zip(path, path[1:], strict=False):
+        for above, below in pairwise(path):
             above.below.append(below)
             below.above.append(above)
         paths.append((edge.kind, path))
@@ -371,7 +372,7 @@ def _path_svg(kind: EdgeKind, path: Sequence[_Box]) -> str:
     points += [(box.x, box.y) for box in path[1:-1]]
     points.append((last.x, last.y - last.height / 2))
     moves = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         bend = (y0 + y1) / 2
         moves.append(f"C{x0:.1f} {bend:.1f} {x1:.1f} {bend:.1f} {x1:.1f} {y1:.1f}")
     return f'<path class="{kind}" d="{"".join(moves)}" marker-end="url(#tip)"/>'
@@ -404,7 +405,12 @@ def _box_svg(box: _Box, status: str) -> str:
 
 def _xml(text: str) -> str:
     """Text as XML takes it: markup escaped, control characters left out."""
-    kept = "".join(c for c in text if c >= " " and not "\ud800" <= c <= "\udfff" and c != "\ufffe")
+    kept = _plain(text)
     for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
         kept = kept.replace(char, entity)
     return kept
+
+
+def _plain(text: str, kept: str = "") -> str:
+    """A text without control characters and half characters, which no format takes."""
+    return "".join(char for char in text if char.isprintable() or char in kept)

@@ -8,10 +8,12 @@ meanwhile goes into the next. A worker goes on with the next attempt in the same
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence, Sized
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,39 +23,16 @@ from flowkit.context import StepContext
 from flowkit.dsl import Workflow
 from flowkit.errors import FlowkitError, LeaseLost
 from flowkit.events import Event, Fact
+from flowkit.kit import Kit
 from flowkit.node import AnyNode, Context
-from flowkit.ports import Artifacts, Message, Model, Store, World
+from flowkit.ports import Message
 from flowkit.reading import Reading
-from flowkit.runner import ThreadMark, Try, answer, attempt, failed, guarded
+from flowkit.runner import ThreadMark, Try, answer, attempt, failed, guarded, thread_ended
 from flowkit.schedule import Commands, Start, decide
 from flowkit.slot import Slot, Wait
 from flowkit.state import State
 
 Ended = Literal["ended", "waiting", "released", "lost"]
-
-
-@dataclass
-class Kit:
-    """What the runs of one engine share."""
-
-    store: Store
-    artifacts: Artifacts
-    model: Model | None
-    world: World
-    resources: Sequence[object]
-    threads: anyio.CapacityLimiter
-    suspend_after_s: float
-    grace_s: float
-    limiters: dict[str, anyio.CapacityLimiter] = field(
-        default_factory=dict[str, anyio.CapacityLimiter]
-    )
-
-    def limiter(self, node: AnyNode) -> anyio.CapacityLimiter | None:
-        if node.policy.concurrency is None:
-            return None
-        if node.name not in self.limiters:
-            self.limiters[node.name] = anyio.CapacityLimiter(node.policy.concurrency)
-        return self.limiters[node.name]
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +45,14 @@ class Flight:
     stop: str = ""
 
 
+class Audience(Protocol):
+    """Those who watch a run."""
+
+    @property
+    def readers(self) -> Sized: ...
+    def publish(self, events: Sequence[Event], /) -> None: ...
+
+
 class Driver:
     """One run in memory. Made for a claim, dropped when the run ends, waits, or is lost."""
 
@@ -76,7 +63,7 @@ class Driver:
         workflow: Workflow[Any, Any],
         state: State,
         epoch: int,
-        publish: Callable[[Sequence[Event]], None],
+        audience: Audience | None,
     ) -> None:
         self.kit = kit
         self.run_id = run_id
@@ -89,7 +76,7 @@ class Driver:
         self.resources = kit.resources
         self.values = Reading(state, self.nodes, workflow.codec(), kit.artifacts)
         self._fallbacks = workflow.fallbacks
-        self._publish = publish
+        self._audience = audience
         self._pending: list[Fact] = []
         self._begun = 0
         self._done = 0
@@ -200,8 +187,14 @@ class Driver:
     async def _force_stop(self) -> None:
         """Attempts that do not end within the grace period after a stop are given up."""
         await self._settle_flights()
-        for flight in self._flights.values():
+        given_up = list(self._flights.values())
+        for flight in given_up:
             self.state.unmark(flight.slot)
+        text = "it did not stop while the effect was under way"
+        unknown = [flight.slot for flight in given_up if flight.slot.intent]
+        await self.commit(
+            [Fact(ev.OutcomeUnknown(text), slot.exec, slot.alternative) for slot in unknown]
+        )
 
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
@@ -252,8 +245,11 @@ class Driver:
                 self._turn = self._turn or anyio.Event()
                 with anyio.CancelScope(shield=worker > 0):  # an outcome that exists is recorded
                     await self._turn.wait()
-            else:
+            elif worker:
                 await self._lead()
+            else:
+                with anyio.CancelScope(shield=True):  # an attempt leads for the others, too
+                    await self._lead()
         return self._broken is None
 
     async def _lead(self) -> None:
@@ -262,19 +258,20 @@ class Driver:
         self._begun += 1
         facts, self._pending = self._pending, []
         workers, self._workers = self._workers, 0
-        appended: Commands | Exception = Commands()
-        with anyio.CancelScope(shield=True):  # who leads does it for the others, too
+        appended: Commands | Exception = LeaseLost(f"run {self.run_id!r} was dropped")
+        try:
             appended = await guarded(lambda: self._append([*facts, *self._from_inbox()]))
-        self._done = self._begun
-        self._leading = False
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.set()
-        if isinstance(appended, Exception):
-            self._broken = appended
-            self._stop_all("lost")
-            self._wake.set()
-        else:
+        finally:
+            self._done = self._begun
+            self._leading = False
+            turn, self._turn = self._turn, None
+            if turn is not None:
+                turn.set()
+            if isinstance(appended, Exception):
+                self._broken = appended
+                self._stop_all("lost")
+                self._wake.set()
+        if not isinstance(appended, Exception):
             self._obey(appended, workers)
 
     async def _append(self, facts: Sequence[Fact]) -> Commands:
@@ -287,7 +284,8 @@ class Driver:
                 await self.kit.store.append(self.run_id, events, expect=first, epoch=self.epoch)
             )
             self._durable = events[-1].seq
-            self._publish(events)
+            if self._audience is not None:
+                self._audience.publish(events)
             if any(type(event.payload) is ev.Signalled for event in events):
                 signalled, self._signalled = self._signalled, anyio.Event()
                 signalled.set()
@@ -300,6 +298,10 @@ class Driver:
         due: Sequence[Fact] = facts
         while True:
             for fact in due:
+                if self.state.ended is not None and not isinstance(
+                    fact.payload, ev.Claimed | ev.Decided
+                ):
+                    continue  # an attempt that was given up has ended after all
                 event = Event(
                     self.state.seq + 1, now, fact.payload, fact.key, fact.alternative, fact.attempt
                 )
@@ -337,7 +339,8 @@ class Driver:
         self._commands = commands
         if commands.stop:
             self._stop_all(commands.stop)
-        if not self._draining and not self._unloading:
+        # Messages that came with the append are folded first: a cancel comes before any new start.
+        if not (self._draining or self._unloading or self._inbox):
             for start in commands.starts:
                 self._begin(start)
         for _ in range(len(self._queue) - workers):
@@ -383,24 +386,17 @@ class Driver:
         place = (slot.exec, slot.alternative, slot.attempt)
         job: Try | None = None
         outcome: ev.Payload | None = None
-        began = anyio.current_time()
         with flight.scope:
-            limiter = self.kit.limiter(node)
-            if limiter is not None:
-                await limiter.acquire_on_behalf_of(flight)
-            try:
+            async with self.kit.room(node) if node.policy.concurrency else nullcontext():
                 job = await self._prepare(flight, node)
                 if job is None:
                     return []
+                await thread_ended(job.mark)
                 if node.policy.timeout_s is not None:
                     flight.scope.deadline = anyio.current_time() + node.policy.timeout_s
                 outcome = await attempt(job)
-            finally:
-                if limiter is not None:
-                    limiter.release_on_behalf_of(flight)
         if outcome is not None:
             return [Fact(outcome, *place)]
-        took = anyio.current_time() - began
         if flight.stop:
             if slot.intent and flight.stop != "lost":
                 return [
@@ -413,7 +409,7 @@ class Driver:
         if job is None:
             return []
         late = TimeoutError(f"no result within {node.policy.timeout_s} s")
-        return [Fact(failed(job, late, took), *place)]
+        return [Fact(failed(job, late, node.policy.timeout_s or 0.0), *place)]
 
     async def _prepare(self, flight: Flight, node: AnyNode) -> Try | None:
         """What an attempt needs; None if its intent could not be recorded, so it must not begin."""
@@ -443,16 +439,28 @@ class Driver:
 
     async def call(self, node: AnyNode, ctx: Context, args: Sequence[Any]) -> ev.ToolAnswered:
         """Call a tool inside another node: its retries and alternatives, in memory."""
-        return await answer(node, ctx, args, self.kit.threads, self.world)
+        return await answer(node, ctx, args, self.kit.threads, self.world, self.kit.room)
+
+    @contextmanager
+    def untimed(self, slot: Slot) -> Generator[None, None, None]:
+        """Stop the clock of an attempt's timeout: a durable wait, unloaded or not, does not use it up."""
+        flight = self._flights.get(slot.exec) or Flight(slot)
+        left = flight.scope.deadline - anyio.current_time()
+        flight.scope.deadline = math.inf
+        try:
+            yield
+        finally:
+            flight.scope.deadline = anyio.current_time() + left
 
     async def wait_signal(self, wait: Wait) -> None:
         while wait.ended is None or wait.seq > self._durable:
             await self._signalled.wait()
 
     def publish(self, fact: Fact) -> None:
-        self._publish(
-            [Event(0, self.world.now(), fact.payload, fact.key, fact.alternative, fact.attempt)]
-        )
+        if self._audience is not None and self._audience.readers:
+            self._audience.publish(
+                [Event(0, self.world.now(), fact.payload, fact.key, fact.alternative, fact.attempt)]
+            )
 
 
 def _how(text: str) -> Literal["done", "repeat", "fail", "retry"]:

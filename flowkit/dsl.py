@@ -245,7 +245,7 @@ def _source(
     where = f"step {key!r}: input {name!r}"
     if not is_ref(arg):
         return Source(text=_literal(node.alternatives[0].codecs().get(name), arg, where))
-    given = _item_type(arg.hint, key) if each else arg.hint
+    given = item_type(arg.hint, key) if each else arg.hint
     draft.fit(given, hint, lambda: where)
     return Source(arg.key)
 
@@ -262,7 +262,8 @@ def _literal(codec: Codec | None, value: Any, where: str) -> str | None:
         ) from error
 
 
-def _item_type(hint: Any, key: str) -> Any:
+def item_type(hint: Any, key: str) -> Any:
+    """The type of the items of a list type; raises `TypeMismatch` for what is no list."""
     if hint is Any:
         return Any
     arguments = get_args(hint)
@@ -381,7 +382,7 @@ def workflow(function: Callable[[Ref[A]], Ref[R]], /) -> Workflow[A, R]:
         raise DeclarationError(f"workflow {name!r} must return the Ref of its last step.")
     if output.draft is not draft:
         raise UnknownInput(f"workflow {name!r} returns a step of another workflow.")
-    if output.key == INPUT:
+    if output.key == INPUT and not output.verifiers:
         raise DeclarationError(f"workflow {name!r} returns its own input; it has no step to run.")
     draft.fit(output.hint, gives, lambda: f"workflow {name!r}: its result")
     specs = {key: _bare(node) for key, node in draft.nodes.items()}
@@ -394,8 +395,9 @@ def workflow(function: Callable[[Ref[A]], Ref[R]], /) -> Workflow[A, R]:
 
 def _bare(node: AnyNode) -> NodeSpec:
     """What the check needs of a node; proves that its values can be stored. Fingerprints come later."""
-    node.codec()
-    node.codecs()
+    output = node.codec()
+    for codec in (*node.codecs().values(), *((output,) if output else ())):
+        codec.schema()
     return NodeSpec(node.name, node.kind, once=node.policy.effect == "once")
 
 

@@ -15,7 +15,7 @@ from flowkit.graph import INPUT, Source, Step, check_name
 from flowkit.node import AnyNode
 from flowkit.plan import Plan, Planned
 from flowkit.slot import Slot, TurnState
-from flowkit.values import combine, show_type
+from flowkit.values import combine, compact, show_type
 
 STEP_REF = "$step"
 """In a model's JSON, `{"$step": "id"}` names the result of another planned step."""
@@ -143,7 +143,7 @@ def _check_new(steps: Sequence[Step], slot: Slot) -> None:
 
 def plan_schema(tools: Sequence[AnyNode]) -> dict[str, Any]:
     """The JSON schema of a plan of these tools."""
-    ref = {"type": "object", "properties": {STEP_REF: {"type": "string"}}, "required": [STEP_REF]}
+    ref = _object({STEP_REF: {"type": "string"}})
     variants: list[dict[str, Any]] = []
     defs: dict[str, Any] = {}
     for tool in tools:
@@ -203,12 +203,12 @@ def _planned(item: object, tools: Mapping[str, AnyNode]) -> Planned[Any]:
     given = cast("dict[str, Any]", args)
     sources: list[Source] = []
     for name, codec in codecs.items():
-        value = given[name]
+        value: object = given[name]
         if isinstance(value, dict) and set(cast("dict[str, object]", value)) == {STEP_REF}:
             sources.append(Source(str(cast("dict[str, object]", value)[STEP_REF])))
             continue
         try:
-            sources.append(Source(text=codec.dump(codec.check(value)).text))
+            sources.append(Source(text=codec.dump(codec.load(compact(given[name]))).text))
         except ValueError as error:
             raise BadArguments(f"step {label!r}: {name} of {tool.name}: {error}") from error
     return Planned(label, tool.name, tuple(sources))

@@ -114,7 +114,7 @@ def check(graph: Graph) -> None:
     known = by_key.keys() | {INPUT}
     _check_keys(graph, known)
     edges: nx.DiGraph[str] = nx.DiGraph()
-    edges.add_nodes_from(known)
+    edges.add_nodes_from([INPUT, *by_key])
     verifiers: dict[str, list[Step]] = {}
     for step in graph.steps:
         for key in step.reads():

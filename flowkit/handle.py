@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
@@ -85,6 +86,8 @@ class RunHandle(Generic[R]):
             if watched.error is not None:
                 raise watched.error
             await watched.wait_changed()
+        if watched is not None and watched.error is not None:
+            raise watched.error
         if watched is not None and watched.value is not None:
             return cast(R, await watched.value())
         while (await self.record()).status not in FINAL:
@@ -99,25 +102,27 @@ class RunHandle(Generic[R]):
                 f"resume it with engine.resume({self.id!r})."
             )
 
-    async def events(self, after: int = 0, *, live: bool = False) -> AsyncIterator[Event]:
+    async def events(self, after: int = 0, *, live: bool = False) -> AsyncGenerator[Event, None]:
         """The run's events after a sequence number, in order, until the run ends.
 
-        With `live` also starts and progress (seq 0), as far as this process drives the run.
+        With `live` also starts and progress (seq 0), as far as this process drives the run. Who leaves
+        the loop early closes it: `async with aclosing(handle.events()) as events`.
         """
         mine: deque[Event] = deque(maxlen=BACKLOG_MAX)
         watched = self._watched or self._host.watched(self.id)
         if watched is not None:
             watched.readers.append(mine)
         try:
-            async for event in self._follow(watched, after, mine, live):
-                yield event
+            async with aclosing(self._follow(watched, after, mine, live)) as events:
+                async for event in events:
+                    yield event
         finally:
             if watched is not None:
                 watched.readers.remove(mine)
 
     async def _follow(
         self, watched: Watched | None, after: int, mine: deque[Event], live: bool
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         read = True
         while True:
             if watched is not None and watched.error is not None:

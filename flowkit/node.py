@@ -182,7 +182,7 @@ class AnyNode:
                 compact({name: codec.schema() for name, codec in self.codecs().items()}),
                 compact(output.schema()) if output else "Findings",
                 self.policy.effect,
-                *(tool.spec().fingerprint for tool in self.tools),
+                *(each.spec().fingerprint for tool in self.tools for each in tool.alternatives),
                 *self.fingerprinted(),
             ]
             self._spec = NodeSpec(
@@ -249,7 +249,7 @@ def signature(
         if parameter.name not in hints:
             raise DeclarationError(f"{what}: annotate {parameter.name!r} with its type.")
         takes[parameter.name] = hints[parameter.name]
-    if not 1 <= len(takes) <= 8:
+    if context and not 1 <= len(takes) <= 8:
         raise DeclarationError(f"{what} takes {len(takes)} inputs; a node takes 1 to 8 after ctx.")
     if "return" not in hints:
         raise DeclarationError(f"{what}: annotate what it returns.")

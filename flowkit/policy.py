@@ -36,12 +36,14 @@ class Policy:
             )
         for name, value, least in (
             ("retries", self.retries, 0),
-            ("timeout_s", self.timeout_s, 0.0),
             ("backoff_s", self.backoff_s, 0.0),
+            ("backoff_max_s", self.backoff_max_s, 0.0),
             ("concurrency", self.concurrency, 1),
         ):
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # nor is NaN
                 raise DeclarationError(f"{name}={value}: at least {least}.")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise DeclarationError(f"timeout_s={self.timeout_s}: above 0, or None for no limit.")
 
     def delay_s(self, tried: int, draw: float) -> float:
         """Seconds to wait after the `tried`-th try (1-based); `draw` is a random number in [0, 1)."""
@@ -57,6 +59,16 @@ class Limits:
     turns_max: int = 300
     replans_max: int = 2
     repairs_max: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("steps_max", 1),
+            ("turns_max", 1),
+            ("replans_max", 0),
+            ("repairs_max", 0),
+        ):
+            if getattr(self, name) < least:
+                raise DeclarationError(f"{name}={getattr(self, name)}: at least {least}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,5 +89,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("steps_max", "attempts_max", "wall_s_max", "parallel_max"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise DeclarationError(f"Budget({name}={value}): must be above 0.")
+        if self.on_budget not in ("fail", "answer"):
+            raise DeclarationError(f'Budget(on_budget={self.on_budget!r}): use "fail" or "answer".')

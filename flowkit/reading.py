@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from flowkit.context import findings
+from flowkit.dsl import item_type
 from flowkit.errors import FlowkitError
 from flowkit.events import Fact
 from flowkit.graph import INPUT, Source
@@ -18,7 +19,7 @@ from flowkit.node import AnyNode
 from flowkit.ports import Artifacts
 from flowkit.slot import Slot
 from flowkit.state import State
-from flowkit.values import INLINE_MAX, Codec, Value, digest
+from flowkit.values import INLINE_MAX, Codec, Value, compact, digest, parse
 
 
 class Reading:
@@ -31,6 +32,8 @@ class Reading:
         self._nodes = nodes
         self._entry = entry
         self._artifacts = artifacts
+        self._items: dict[str, tuple[str, Sequence[str]]] = {}
+        self._item_codecs: dict[str, Codec] = {}
         self._fetched: dict[str, int] = {}
         """Turns of a planner whose values are in memory; nothing in an ended turn changes any more."""
 
@@ -39,13 +42,29 @@ class Reading:
             codec = list(node.codecs().values())[index]
             if source.item is None:
                 return codec.load(source.text)
-            raise FlowkitError("a literal list cannot be mapped over")
+            return codec.load(self._items_of("", source.text)[source.item])
         slot = self._state.slots[source.step]
         if source.item is None:
             return self.load(slot)
         if slot.members is not None:
             return self.load(slot.members[source.item])
-        return self.load(slot)[source.item]
+        return self._load_item(slot, source.item)
+
+    def _load_item(self, slot: Slot, index: int) -> Any:
+        """One item of a list, without making the others."""
+        if slot.key not in self._item_codecs:
+            hint = self._codec_of(slot).hint
+            self._item_codecs[slot.key] = Codec(item_type(hint, slot.key), f"{slot.key}[]")
+        return self._item_codecs[slot.key].load(
+            self._items_of(slot.key, self._text_of(slot))[index]
+        )
+
+    def _items_of(self, key: str, text: str) -> Sequence[str]:
+        """The items' JSON of the list that is mapped over; the last list of each step is kept."""
+        known = self._items.get(key)
+        if known is None or known[0] is not text:
+            known = self._items[key] = (text, [compact(item) for item in parse(text)])
+        return known[1]
 
     def load(self, slot: Slot) -> Any:
         """The typed value of a settled slot, made anew for each reader."""
@@ -53,14 +72,28 @@ class Reading:
             return [self.load(member) for member in slot.members]
         if slot.value is None and slot.planning is not None:
             return findings(slot, self.load)
+        return self._codec_of(slot).load(self._text_of(slot))
+
+    def _codec_of(self, slot: Slot) -> Codec:
         codec = self._entry if slot.key == INPUT else self._nodes[slot.node].codec()
-        if slot.value is None or slot.value.text is None or codec is None:
+        if codec is None:
+            raise FlowkitError(f"{slot.key!r} has no value of its own")
+        return codec
+
+    def _text_of(self, slot: Slot) -> str:
+        if slot.value is None or slot.value.text is None:
             raise FlowkitError(f"the value of {slot.key!r} is not in memory")
-        return codec.load(slot.value.text)
+        return slot.value.text
 
     async def fetch_inputs(self, slot: Slot) -> None:
         """Bring the large values that an attempt reads into memory."""
-        wanted = [self._state.slots[source.step] for source in slot.step.inputs if source.step]
+        wanted: list[Slot] = []
+        for source in slot.step.inputs:
+            if source.step:
+                read = self._state.slots[source.step]
+                if source.item is not None and read.members is not None:
+                    read = read.members[source.item]
+                wanted.append(read)
         turns = slot.planning.turns if slot.planning else []
         for turn in turns[self._fetched.get(slot.key, 0) :]:
             wanted += [child for child in turn.children if child.status == "settled"]

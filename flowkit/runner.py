@@ -7,8 +7,10 @@ recorded fact says what follows. Cancellation passes through.
 from __future__ import annotations
 
 import math
+import threading
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -133,6 +135,12 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
+async def thread_ended(mark: ThreadMark) -> None:
+    """Until the thread of a timed-out attempt has ended; it is no part of the next attempt's time."""
+    while mark.running:  # noqa: ASYNC110  (a thread can set no event here)
+        await anyio.sleep(0.05)
+
+
 async def call(
     node: AnyNode,
     context: Context,
@@ -144,18 +152,22 @@ async def call(
     function = node.threaded
     if function is None:
         return await node.run(context, *args)
-    # The attempt before may have timed out while its thread goes on; a thread can set no event here.
-    while mark.running:  # noqa: ASYNC110
-        await anyio.sleep(0.05)
+    begun = threading.Lock()  # taken once: by the thread that begins, or by who gives it up before
 
     def work() -> Any:
+        if not begun.acquire(blocking=False):
+            return None
         try:
             return function(context, *args)
         finally:
             mark.running = False
 
     mark.running = True
-    return await anyio.to_thread.run_sync(work, limiter=threads, abandon_on_cancel=True)
+    try:
+        return await anyio.to_thread.run_sync(work, limiter=threads, abandon_on_cancel=True)
+    finally:
+        if begun.acquire(blocking=False):
+            mark.running = False
 
 
 async def answer(
@@ -164,21 +176,28 @@ async def answer(
     args: Sequence[Any],
     threads: anyio.CapacityLimiter,
     world: World,
+    room: Callable[[AnyNode], AbstractAsyncContextManager[None]],
 ) -> ev.ToolAnswered:
     """Call a tool inside another node, with its retries and alternatives, all in memory."""
     began = anyio.current_time()
     error = Error("StepFailed", "no alternative was tried")
+    moves = True
     for each in node.alternatives:
+        if not moves:
+            break
+        mark = ThreadMark()
         for tried in range(1, each.policy.retries + 2):
             try:
-                with anyio.fail_after(each.policy.timeout_s):
-                    result = await call(each, context, args, threads, ThreadMark())
+                async with room(each):
+                    await thread_ended(mark)
+                    with anyio.fail_after(each.policy.timeout_s):
+                        result = await call(each, context, args, threads, mark)
                 took = anyio.current_time() - began
                 return ev.ToolAnswered("", 0, each.name, dump(each, result), duration_s=took)
             except Fatal:
                 raise
             except (Exception, SystemExit) as problem:  # noqa: BLE001  (as above)
-                error = describe(problem)
+                error, moves = describe(problem), isinstance(problem, node.moves_on)
             if tried <= each.policy.retries:
                 await anyio.sleep(each.policy.delay_s(tried, world.draw()))
     took = anyio.current_time() - began
@@ -201,8 +220,8 @@ def failed(job: Try, error: BaseException, took: float) -> ev.AttemptFailed:
     if isinstance(error, Fatal):
         return ev.AttemptFailed(stored, "fatal", duration_s=took)
     if isinstance(error, Replan):
-        then = "fail" if slot.planner() is None else "replan"
-        return ev.AttemptFailed(stored, then, duration_s=took)
+        alone = slot.planner() is None
+        return ev.AttemptFailed(stored, "fail" if alone else "replan", duration_s=took)
     if slot.tries < policy.retries:
         wait = policy.delay_s(slot.tries + 1, job.world.draw())
         if isinstance(error, Retry) and error.after_s is not None:

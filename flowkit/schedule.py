@@ -78,7 +78,6 @@ def _dropped(state: State) -> list[Fact]:
 
 def _ending(state: State, now: float) -> Commands | None:
     """The way to the run's end, if it is to end: stop what runs, then say how it ended."""
-    busy = _awake(state) > 0
     late = state.deadline is not None and now >= state.deadline
     if state.cancelling:
         end = ev.RunEnded("cancelled", Error("RunCancelled", "the run was cancelled"))
@@ -89,7 +88,7 @@ def _ending(state: State, now: float) -> Commands | None:
         return Commands(stop="deadline") if state.running else Commands(facts=(Fact(end),))
     if state.failure is not None:
         step, error = state.failure
-        if busy and not state.fatal:
+        if _awake(state) and not state.fatal:
             return Commands(due=state.deadline)
         if state.running:
             return Commands(stop="failed")
@@ -98,10 +97,13 @@ def _ending(state: State, now: float) -> Commands | None:
 
 
 def _due(state: State, now: float) -> Iterator[Slot]:
+    seen: set[str] = set()  # an attempt may have several waits
     for at, key in state.due:
         if at > now:
             return
-        yield state.by_exec[key]
+        if key not in seen:
+            seen.add(key)
+            yield state.by_exec[key]
 
 
 def _may_start(state: State, now: float) -> Iterator[Slot]:
@@ -145,6 +147,8 @@ def _last_words(state: State, now: float, waiting: Sequence[Slot]) -> Commands:
 
 def _awake(state: State) -> int:
     """Attempts in flight that are not in a durable wait."""
+    if not state.parked:
+        return len(state.running)
     return sum(key not in state.parked for key in state.running)
 
 

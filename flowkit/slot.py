@@ -53,6 +53,8 @@ class Planning:
     failed: list[TurnState] = field(default_factory=list[TurnState])
     """Turns that ended with a failed step; looked at whenever a new plan comes."""
     replans: int = 0
+    before: int = 0
+    """Turns before the last `retry`, which gives a planner its turns anew."""
     reason: str = ""
     digest: str = ""
 

@@ -97,8 +97,12 @@ class State(Steps):
 
     def unmark(self, slot: Slot) -> None:
         """An attempt was stopped without an outcome: it is as if it had not begun."""
-        if self.running.pop(slot.exec, None) is not None and slot.exec not in self.parked:
-            self.make_ready(slot)
+        if self.running.pop(slot.exec, None) is None or slot.exec in self.parked:
+            return
+        if slot.status == "retrying":
+            insort(self.due, (self.at, slot.exec))
+        else:
+            self.ready[slot.exec] = slot
 
     # ---- the fold
 
@@ -250,6 +254,9 @@ class State(Steps):
         if not event.key:
             return
         slot = self._slot(event)
+        if slot.status == "retrying":  # it has begun, so its time to be tried again is over
+            slot.status = "ready"
+            self.forget_due(slot)
         wait = Wait(slot, p.reason, p.name, p.n, p.until)
         if slot.waits is None:
             slot.waits = []
@@ -272,6 +279,8 @@ class State(Steps):
             waits = [wait for wait in slot.open_waits() if (wait.name, wait.n) == (p.name, p.n)]
         else:
             waits = self.waits.get(p.name, [])
+        if not waits and p.timed_out:
+            return  # its signal came in the same moment
         if not waits:
             self.signals.setdefault(p.name, deque()).append(p)
             return
@@ -327,7 +336,8 @@ class State(Steps):
         self.started_at = event.at
         self.deadline = event.at + span if span is not None else None
         cause = self.failure[0] if self.failure else ""
-        self.ended, self.failure, self.fatal, self.owed = None, None, False, []
+        self.ended, self.failure, self.fatal = None, None, False
+        self.owed = [fact for fact in self.owed if type(fact.payload) is ev.OutcomeUnknown]
         self.steps_used = self.attempts_used = 0
         for slot in list(self.slots.values()):
             if slot.status == "failed" and (slot.planner() is None or slot.exec == cause):

@@ -163,7 +163,12 @@ class Steps:
             if wait in (waiting := self.waits.get(wait.name, [])):
                 waiting.remove(wait)
         if slot.waits:
-            slot.waits = [wait for wait in slot.waits if wait.ended and wait.reason == "signal"]
+            # A signal that came is given to the next attempt too; what ran out is waited for anew.
+            slot.waits = [
+                wait
+                for wait in slot.waits
+                if wait.reason == "signal" and wait.ended and not wait.ended.timed_out
+            ]
 
     def forget_due(self, slot: Slot) -> None:
         if self.due:
@@ -213,7 +218,8 @@ class Steps:
 
     def next_turn(self, slot: Slot, feedback: tuple[str, ...]) -> None:
         limit = self.nodes[slot.node].turns_max
-        if limit and slot.turn >= limit:
+        before = slot.planning.before if slot.planning else 0
+        if limit and slot.turn - before >= limit:
             error = Error("StepFailed", f"the planner used up its {limit} turns without an answer")
             self.owe(slot, ev.StepFailed(error))
             return
@@ -286,6 +292,8 @@ class Steps:
         error, slot.error, slot.tries = slot.error, None, 0
         if slot.parent is not None:
             slot.parent.left += 1
+        if slot.planning is not None:
+            slot.planning.before = slot.turn
         if error is not None and error.type == "Rejected" and slot.verifiers:
             slot.round_base = slot.round
             self.next_round(slot)

@@ -9,12 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pydantic_core
-from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
+from pydantic import (
+    BaseModel,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 
 from flowkit.errors import DeclarationError, ValueRefused
 
@@ -22,7 +28,7 @@ INLINE_MAX = 64 * 1024
 """Characters of JSON up to which a value stands in its event; larger ones are stored once by hash."""
 
 DEPTH_MAX = 150
-"""Levels of nesting that a stored value may have; pydantic's parser stops at 200."""
+"""Levels down to which the path of a bad part is followed; pydantic refuses more than 200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +94,31 @@ def parse(text: str) -> Any:
 class Codec:
     """Dumps and loads the values of one declared type."""
 
-    __slots__ = ("_adapter", "hint", "name")
+    __slots__ = ("_adapter", "_sets", "hint", "name")
 
     def __init__(self, hint: Any, where: str) -> None:
         self.hint = hint
         self.name = where
+        self._sets: dict[str, Any] | None = None
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(hint)
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
-            raise DeclarationError(
-                f"{where}: values of type {show_type(hint)} cannot be stored as JSON. Use a pydantic "
-                f"model, a dataclass or a plain type, and ctx.artifact(...) for files, frames and figures."
-            ) from error
+            raise self._no_json(error) from error
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of the type."""
-        return self._adapter.json_schema()
+        """The JSON schema of the type; raises `DeclarationError` if it has none."""
+        try:
+            return self._adapter.json_schema()
+        except PydanticUserError as error:
+            raise self._no_json(error) from error
+
+    def _no_json(self, error: Exception) -> DeclarationError:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        return DeclarationError(
+            f"{self.name}: values of type {show_type(self.hint)} cannot be stored as JSON ({reason}). Use "
+            f"a pydantic model, a dataclass or a plain type, and ctx.artifact(...) for files, frames and "
+            f"figures."
+        )
 
     def check(self, value: Any) -> Any:
         """Validate a Python value against the type; raises pydantic's `ValidationError`."""
@@ -111,18 +126,32 @@ class Codec:
 
     def dump(self, value: Any) -> Value:
         """The value's JSON, proved to load back; raises `ValueRefused` with the path."""
+        for exact in (False, True):
+            try:
+                text = self._adapter.dump_json(
+                    value, warnings="error", by_alias=exact or None, round_trip=exact
+                ).decode()
+                if _equal(self._adapter.validate_json(text), value):
+                    return Value.of(self._ordered(text))
+            except (ValueError, TypeError, RecursionError):
+                pass  # a closer look says why, or that it can be stored all the same
+        return self._dump_closely(value)
+
+    def _dump_closely(self, value: Any) -> Value:
+        """For what has no plain `==`, has half characters in it, or cannot be stored."""
         try:
             plain = self._adapter.dump_python(value, mode="json", warnings="error")
             text = compact(plain)
         except (ValueError, TypeError, RecursionError) as error:
             raise self._refused(value, error) from error
         if "NaN" in text or "Infinity" in text:
-            _refuse_non_numbers(plain, self.name)
+            _refuse_lost(plain, self.name)
+        if "null" in text or "\ufffd" in text or "\\ufffd" in text:
+            # What pydantic writes for NaN in a model, and for half characters in keys.
+            _refuse_lost(self._adapter.dump_python(value, warnings=False), self.name)
         try:
-            back = self.load(text)
-            if _equal(back, value):
-                return Value.of(text)
-            again = compact(self._adapter.dump_python(back, mode="json"))
+            text = self._ordered(text)
+            again = self._ordered(compact(self._adapter.dump_python(self.load(text), mode="json")))
         except (ValueError, TypeError, RecursionError) as error:
             raise self._refused(value, error) from error
         if again != text:
@@ -131,6 +160,16 @@ class Codec:
                 f"{text[:200]} became {again[:200]}. Make its type's serialiser and validator agree."
             )
         return Value.of(text)
+
+    def _ordered(self, text: str) -> str:
+        """The text with its sets sorted: their own order is another one in each process."""
+        if self._sets is None:
+            try:
+                schema = self.schema()
+            except DeclarationError:
+                schema = {}
+            self._sets = schema if '"uniqueItems":true' in compact(schema) else {}
+        return compact(_sort_sets(parse(text), self._sets, self._sets)) if self._sets else text
 
     def load(self, text: str) -> Any:
         """The typed value of a stored JSON text; raises pydantic's `ValidationError`."""
@@ -143,7 +182,14 @@ class Codec:
 
     def _refused(self, value: Any, error: BaseException) -> ValueRefused:
         path, bad = _find_bad(value, self.name)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            reason = f"it cannot be read again: {first['msg']}"
+            if path == self.name:
+                path += "".join(
+                    f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"]
+                )
         return ValueRefused(
             f"{path}: a value of type {type(bad).__name__} cannot be stored ({reason}). "
             f"Return JSON data of the declared type {show_type(self.hint)}; "
@@ -168,18 +214,55 @@ def _equal(back: object, value: object) -> bool:
         return False
 
 
-def _refuse_non_numbers(plain: object, path: str) -> None:
-    for where, leaf in _leaves(plain, path):
+def _sort_sets(data: Any, schema: Any, root: dict[str, Any]) -> Any:
+    """Sort what the JSON schema says is a set, and leave what it does not tell for sure."""
+    schema = _resolved(schema, root)
+    kind = "array" if isinstance(data, list) else "object" if isinstance(data, dict) else ""
+    options = [_resolved(each, root) for each in schema.get("anyOf") or schema.get("oneOf") or ()]
+    if options:
+        alike = [each for each in options if each.get("type", kind) == kind]
+        return _sort_sets(data, alike[0], root) if len(alike) == 1 else cast(Any, data)
+    if kind == "array":
+        heads, rest = schema.get("prefixItems", ()), schema.get("items", {})
+        items = [
+            _sort_sets(item, heads[index] if index < len(heads) else rest, root)
+            for index, item in enumerate(cast("list[Any]", data))
+        ]
+        return sorted(items, key=compact) if schema.get("uniqueItems") else items
+    if kind == "object":
+        known, rest = schema.get("properties", {}), schema.get("additionalProperties")
+        pairs = cast("dict[str, Any]", data).items()
+        return {key: _sort_sets(item, known.get(key, rest), root) for key, item in pairs}
+    return cast(Any, data)
+
+
+def _resolved(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
+    while isinstance(schema, dict) and "$ref" in schema:
+        found = cast("dict[str, Any]", schema)
+        schema = root["$defs"][str(found["$ref"]).rpartition("/")[2]]
+    return cast("dict[str, Any]", schema) if isinstance(schema, dict) else {}
+
+
+def _refuse_lost(data: object, path: str) -> None:
+    """Refuse numbers that are not JSON, and keys that cannot be kept."""
+    for where, leaf in _leaves(data, path):
         if isinstance(leaf, float) and not math.isfinite(leaf):
             raise ValueRefused(f"{where}: {leaf} is not JSON. Return None or leave the number out.")
+        if (
+            not where.isascii()
+            and (shown := where.encode("utf-8", "backslashreplace").decode()) != where
+        ):
+            raise ValueRefused(
+                f"{shown}: a key with half a character in it (a lone surrogate) is lost."
+            )
 
 
 def _leaves(data: object, path: str) -> Iterator[tuple[str, object]]:
-    if isinstance(data, dict):
+    if isinstance(data, dict) and data:
         for key, item in cast("dict[object, object]", data).items():
             yield from _leaves(item, f"{path}.{key}")
-    elif isinstance(data, list):
-        for index, item in enumerate(cast("list[object]", data)):
+    elif isinstance(data, list | tuple | set | frozenset):
+        for index, item in enumerate(cast("Iterable[object]", data)):
             yield from _leaves(item, f"{path}[{index}]")
     else:
         yield path, data

@@ -12,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -56,10 +57,11 @@ class _Batch:
     An event for each caller would cost a fifth of all that a thousand concurrent runs do.
     """
 
-    __slots__ = ("done", "items", "soon")
+    __slots__ = ("done", "items", "sent", "soon")
 
     def __init__(self) -> None:
         self.items: list[_Item] = []
+        self.sent = False
         self.done = anyio.Event()
         self.soon = _soon()
 
@@ -81,6 +83,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._gathering: _Batch | None = None
         self._gate = threading.Lock()
+        self._crowded = False
         self._ended = False
         self._drives = False
         self._thread = threading.Thread(
@@ -101,21 +104,45 @@ class Writer:
         with self._gate:
             if self._ended:
                 raise closed(self._path)
-            batch = self._gathering
-            if batch is None or len(batch.items) == BATCH_MAX:
-                self._gathering = batch = _Batch()
-                self._queue.put(batch)
+            batch = self._gathering or self._gather()
             batch.items.append(item)
+            if len(batch.items) == BATCH_MAX:
+                self._gathering = None
+                self._send(batch)
         with anyio.CancelScope(shield=True):
             await batch.done.wait()
         if item.error is not None:
             raise item.error
         return cast(T, item.result)
 
+    def _gather(self) -> _Batch:
+        """A new batch. Where several tasks write at once, it goes when all that can run now have run.
+
+        Their results could be seen only then anyway; and a thousand runs are committed in large
+        batches, not in as many as there is time for (measured: 6 rows a commit, 170 µs each).
+        """
+        self._gathering = batch = _Batch()
+        if self._crowded:
+            batch.soon(partial(self._send_gathered, batch))
+        else:
+            self._send(batch)
+        return batch
+
+    def _send_gathered(self, batch: _Batch) -> None:
+        with self._gate:
+            self._send(batch)
+
+    def _send(self, batch: _Batch) -> None:
+        if not batch.sent:
+            batch.sent = True
+            self._queue.put(batch)
+
     def stop(self) -> None:
         """Commit what waits, close the connection, end the thread. Blocks."""
         with self._gate:
             self._ended = True
+            if self._gathering is not None:
+                self._send(self._gathering)
             self._queue.put(None)
         self._thread.join()
 
@@ -139,6 +166,7 @@ class Writer:
         with self._gate:
             if self._gathering is batch:
                 self._gathering = None
+        self._crowded = batch is not None and len(batch.items) > 1
         return batch
 
     def _commit(self, batch: Sequence[_Item]) -> None:
@@ -222,7 +250,7 @@ class Writer:
     def _abandon(self, batch: _Batch | None) -> None:
         with self._gate:
             self._ended = True
-        waiting = [batch]
+        waiting = [batch, self._gathering]
         while not self._queue.empty():
             waiting.append(self._queue.get_nowait())
         for left in filter(None, waiting):

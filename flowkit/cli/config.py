@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
-import sys
 import tomllib
 from collections.abc import Mapping
 from contextlib import closing
@@ -15,6 +13,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from flowkit.cli.exits import CONFIGURATION, NOT_FOUND, Problem
+from flowkit.cli.text import clean
 
 KEYS = ("db", "targets")
 
@@ -43,7 +42,9 @@ def read_config(folder: Path | None = None) -> Config:
         found: object = whole
         if name == "pyproject.toml":
             tools: object = whole.get("tool")
-            found = cast("dict[str, Any]", tools).get("flowkit") if isinstance(tools, dict) else None
+            found = (
+                cast("dict[str, Any]", tools).get("flowkit") if isinstance(tools, dict) else None
+            )
         if found is not None:
             return _checked(found, name, folder)
     return Config()
@@ -80,10 +81,21 @@ class Database:
 
     @property
     def path(self) -> Path:
-        """Its file; `StoreUnusable` for what names none."""
+        """Its file; `StoreUnusable` or `Problem` for what names none that could be reached."""
         from flowkit.store.sqlite import path_of
 
-        return path_of(self.target)
+        path = path_of(self.target)
+        try:
+            self.target.encode()
+            path.stat()
+        except UnicodeEncodeError as error:
+            raise Problem("the database's name is not valid UTF-8.", CONFIGURATION) from error
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # the store says what that means
+        except OSError as error:
+            text = f"{clean(path, 200)}: cannot be reached: {error.strerror}."
+            raise Problem(text, CONFIGURATION) from error
+        return path
 
 
 def find_database(given: str | None) -> Database:
@@ -143,20 +155,3 @@ def need_runs(database: Database) -> None:
     if not has_runs(database):
         text = f"there are no runs yet: the database {database.path} does not exist or is empty."
         raise Problem(text, NOT_FOUND)
-
-
-def set_up_logging() -> None:
-    """FLOWKIT_LOG_LEVEL sends the library's log to stderr; else its messages are the commands' own."""
-    logger = logging.getLogger("flowkit")
-    level = os.environ.get("FLOWKIT_LOG_LEVEL", "").strip().upper()
-    if not level:
-        logger.addHandler(logging.NullHandler())
-        logger.propagate = False
-        return
-    if level not in logging.getLevelNamesMapping():
-        text = f"FLOWKIT_LOG_LEVEL={level}: use DEBUG, INFO, WARNING or ERROR."
-        raise Problem(text, CONFIGURATION)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(level)

@@ -1,19 +1,20 @@
 """Exit codes, and how an error becomes one line and one of them.
 
-    0  success                       75  try again later: the run is driven elsewhere, the database
-    1  the run failed                    is locked, the model was overloaded
-    2  usage: bad input, bad target  78  configuration: unusable or newer database, RunConflict,
-    3  the run waits for somebody        changed workflow, a model that is not completely configured
-    4  not found                    124  deadline      130  SIGINT      143  SIGTERM
+0  success                       75  try again later: the run is driven elsewhere, the database
+1  the run failed                    is locked, the model was overloaded
+2  usage: bad input, bad target  78  configuration: unusable or newer database, RunConflict,
+3  the run waits for somebody        changed workflow, a model that is not completely configured
+4  not found                    124  deadline      130  SIGINT      143  SIGTERM
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import wraps
 from typing import NoReturn, ParamSpec
 
@@ -113,6 +114,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 def _code(function: Callable[P, int | None], *args: P.args, **kwargs: P.kwargs) -> int:
     try:
         with _single():
+            _set_up_logging()
             code = function(*args, **kwargs) or SUCCESS
             sys.stdout.flush()
             return code
@@ -127,8 +129,25 @@ def _code(function: Callable[P, int | None], *args: P.args, **kwargs: P.kwargs) 
         return BROKEN_PIPE
 
 
+def _set_up_logging() -> None:
+    """FLOWKIT_LOG_LEVEL sends the library's log to stderr; else its messages are the commands' own."""
+    logger = logging.getLogger("flowkit")
+    level = os.environ.get("FLOWKIT_LOG_LEVEL", "").strip().upper()
+    if not level:
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+        return
+    if level not in logging.getLevelNamesMapping():
+        text = f"FLOWKIT_LOG_LEVEL={level}: use DEBUG, INFO, WARNING or ERROR."
+        raise Problem(text, CONFIGURATION)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+
+
 @contextlib.contextmanager
-def _single() -> Iterator[None]:
+def _single() -> Generator[None]:
     """Raise the first error of a task group as itself: one line is what a person can use."""
     try:
         yield

@@ -102,15 +102,6 @@ class Lines(Silent):
         print(clean(text), file=sys.stderr, flush=True)
 
 
-def show_for(*, quiet: bool) -> Show:
-    """The tree on a terminal, lines elsewhere, nothing if nothing is wanted."""
-    from flowkit.cli.tree import Tree, is_live
-
-    if quiet:
-        return Silent()
-    return Tree() if is_live() else Lines()
-
-
 def describe(event: Event, state: State) -> str:
     """An event as a line for people; empty for what is no news."""
     payload, slot = event.payload, state.by_exec.get(event.key)
@@ -160,12 +151,14 @@ def _describe_run(event: Event, key: str) -> str:
 class Follower:
     """Reads a run's events to its end, or to where it waits for somebody.
 
-    `since`: events before this time (Unix) are history: folded, not shown, and not waited at.
+    `since`: events before this time (Unix) are history: folded, not shown, and not stopped at; unless
+    the run is driven `elsewhere` and waits already.
     """
 
     view: View
     show: Show
     leaves_waiting: bool = True
+    elsewhere: bool = False
     since: float = 0.0
     now: Any = time.time
 
@@ -173,17 +166,17 @@ class Follower:
         """Show the run until it ends or waits; `record` is its row as it was just now."""
         self.show.start(self.view)
         try:
+            ended: Ended = "ended"
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._tick)
                 ended = await self._read(events, record)
                 tasks.cancel_scope.cancel()
             return ended
         finally:
-            self.show.tick()
             self.show.stop()
 
     async def _read(self, events: AsyncIterator[Event], record: RunRecord) -> Ended:
-        waits = record.status == "waiting"
+        waits = self.elsewhere and record.status == "waiting"
         async for event in events:
             self.view.feed(event)
             fresh = not event.seq or event.at >= self.since
@@ -204,4 +197,3 @@ class Follower:
         while True:
             self.show.tick()
             await anyio.sleep(TICK_S)
-

@@ -30,7 +30,7 @@ def read_input(target: Target, given: Sequence[str], *, example: bool = False) -
     base: Any = {} if fields is not None else None
     known = False
     if example:
-        base, known = json.loads(codec.dump(codec.check(target.example)).text or "null"), True
+        base, known = _example(target, codec), True
     for text in given:
         found = _FIELD.fullmatch(text) if fields is not None else None
         if found and isinstance(base, dict):
@@ -38,10 +38,20 @@ def read_input(target: Target, given: Sequence[str], *, example: bool = False) -
         else:
             if known:
                 raise Problem("--input gives a whole input twice; add to the first with key=value.")
-            base, known = read_json(text, "--input", plain_text=schema.get("type") == "string"), True
+            base, known = (
+                read_json(text, "--input", plain_text=schema.get("type") == "string"),
+                True,
+            )
     if not given and not example and (fields is None or not _accepts(codec, base)):
         raise Problem(_how(target, fields))
     return check_json(codec, base, f"--input does not fit {show_type(target.workflow.takes)}")
+
+
+def _example(target: Target, codec: Codec) -> Any:
+    try:
+        return json.loads(codec.dump(codec.check(target.example)).text or "null")
+    except ValidationError as error:
+        refuse(error, f"{target.text}: EXAMPLE does not fit {show_type(target.workflow.takes)}")
 
 
 def check_json(codec: Codec, data: Any, complaint: str) -> Any:
@@ -139,8 +149,8 @@ def _types(spot: Mapping[str, Any], schema: Mapping[str, Any], depth: int = 0) -
     match spot.get("type"):
         case str(kind):
             found.add(kind)
-        case list(kinds):
-            found.update(str(kind) for kind in cast("list[object]", kinds))
+        case list():
+            found.update(str(kind) for kind in cast("list[object]", spot["type"]))
         case _:
             values = [*spot.get("enum", ()), *([spot["const"]] if "const" in spot else [])]
             if any(isinstance(value, str) for value in values):

@@ -14,9 +14,8 @@ from typing import Any, cast
 from flowkit.cli.exits import Problem, say
 from flowkit.cli.text import rfc3339
 from flowkit.errors import FlowkitError
-from flowkit.events import FINAL
+from flowkit.events import FINAL, error_of
 from flowkit.graph import INPUT
-from flowkit.handle import error_of
 from flowkit.ports import Artifacts, RunRecord
 from flowkit.slot import Slot
 from flowkit.state import State
@@ -145,17 +144,27 @@ def artifacts_in(data: Any) -> list[Artifact]:
 
 
 def _walk(data: Any) -> Iterator[Artifact]:
-    todo: list[Any] = [data]
+    todo: list[object] = [data]
     while todo:
         item = todo.pop()
         if isinstance(item, list):
-            todo.extend(reversed(cast("list[Any]", item)))
+            todo.extend(reversed(cast("list[object]", item)))
         elif isinstance(item, dict):
             fields = cast("dict[str, Any]", item)
-            if fields.keys() == _ARTIFACT_KEYS and _SHA256.fullmatch(str(fields["sha256"])):
-                yield Artifact(**{**fields, "name": str(fields["name"])})
+            if _is_artifact(fields):
+                yield Artifact(**fields)
             else:
                 todo.extend(reversed(list(fields.values())))
+
+
+def _is_artifact(fields: dict[str, Any]) -> bool:
+    """Whether data is an artifact's: exactly its fields, of their types."""
+    return (
+        fields.keys() == _ARTIFACT_KEYS
+        and isinstance(fields["size"], int)
+        and all(isinstance(fields[key], str) for key in ("sha256", "name", "media_type"))
+        and _SHA256.fullmatch(fields["sha256"]) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from flowkit.cli.config import read_config
 from flowkit.cli.exits import USAGE, Problem
@@ -89,7 +89,8 @@ def known_target(workflow: str) -> str:
 
 
 def _pick(module: ModuleType, name: str, text: str) -> AnyWorkflow:
-    found = {key: each for key, each in vars(module).items() if isinstance(each, Workflow)}
+    names: dict[str, object] = vars(module)
+    found = {key: each for key, each in names.items() if _is_workflow(each)}
     there = ", ".join(sorted(found)) or "none"
     if not name:
         own = {id(each): each for each in found.values()}
@@ -102,12 +103,16 @@ def _pick(module: ModuleType, name: str, text: str) -> AnyWorkflow:
             thing = getattr(thing, part)
         except AttributeError:
             raise Problem(f"{text}: there is no {name!r}. Workflows there: {there}.") from None
-    if not isinstance(thing, Workflow):
+    if not _is_workflow(thing):
         raise Problem(
             f"{text} is of type {type(thing).__name__}, not a workflow: decorate it with @workflow. "
             f"Workflows there: {there}."
         )
-    return thing  # pyright: ignore[reportUnknownVariableType]
+    return thing
+
+
+def _is_workflow(thing: object) -> TypeGuard[AnyWorkflow]:
+    return isinstance(thing, Workflow)
 
 
 def _findable(name: str) -> bool:
@@ -162,7 +167,7 @@ def _findable_elsewhere(name: str, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _one_line(text: str, name: str) -> Iterator[None]:
+def _one_line(text: str, name: str) -> Generator[None]:
     """Turn whatever the user's module raises into one line with its place; prints go to stderr."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -174,9 +179,9 @@ def _one_line(text: str, name: str) -> Iterator[None]:
 
 
 def _explain(error: BaseException, text: str, name: str) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
-        if name == error.name or name.startswith(f"{error.name}."):
-            return f"{text}: there is no module {error.name!r}. Is the current directory right?"
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{name}.".startswith(f"{missing}."):
+        return f"{text}: there is no module {missing!r}. Is the current directory right?"
     if isinstance(error, SyntaxError):
         return f"{text}: {error.msg} ({error.filename}:{error.lineno})"
     where = _where(error)

@@ -19,6 +19,9 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u20
 _IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+_LAST_DAY = 253_402_128_000.0  # 9999-12-31
+
+
 def clean(text: object, width: int | None = None) -> str:
     """A text as one line that any terminal can take, cut to a width."""
     plain = _CONTROLS.sub("", _BREAKS.sub(" ", _ESCAPES.sub("", str(text))))
@@ -46,8 +49,8 @@ def local(at: float | None) -> str:
 
 
 def _moment(at: float) -> dt.datetime:
-    least, most = dt.datetime.min.timestamp() + 1e5, dt.datetime.max.timestamp() - 1e5
-    return dt.datetime.fromtimestamp(min(max(at, least), most), dt.UTC)
+    # What a damaged row says must not be an error here.
+    return dt.datetime.fromtimestamp(min(max(at, 0.0), _LAST_DAY), dt.UTC)
 
 
 def span(seconds: float) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from flowkit.cli.follow import View
+from flowkit.cli.follow import Lines, Show, Silent, View
 from flowkit.cli.text import clean, span
 from flowkit.events import Event, StepView
 
@@ -47,6 +47,13 @@ def is_coloured(stream_is_terminal: bool) -> bool:
     return stream_is_terminal and os.environ.get("CLICOLOR") != "0"
 
 
+def show_for(*, quiet: bool) -> Show:
+    """The tree on a terminal, lines elsewhere, nothing if nothing is wanted."""
+    if quiet:
+        return Silent()
+    return Tree() if is_live() else Lines()
+
+
 def error_console() -> Console:
     """The console of the tree."""
     plain = not is_coloured(sys.stderr.isatty())
@@ -61,6 +68,7 @@ class Tree:
         self._live: Live | None = None
         self._view: View | None = None
         self._since = 0.0
+        self._rests_until = 0.0
 
     def start(self, view: View) -> None:
         self._view, self._since = view, time.monotonic()
@@ -73,6 +81,13 @@ class Tree:
         pass
 
     def tick(self) -> None:
+        began = time.monotonic()
+        if began >= self._rests_until:
+            self._draw()
+            # A run of thousands of steps is drawn less often: a tenth of the time at most.
+            self._rests_until = began + 10 * (time.monotonic() - began)
+
+    def _draw(self) -> None:
         if self._live is not None and self._view is not None:
             height = max(self._console.height - 2, 5)
             took = time.monotonic() - self._since
@@ -84,6 +99,7 @@ class Tree:
 
     def stop(self) -> None:
         if self._live is not None:
+            self._draw()
             self._live.stop()
             self._live = None
 
@@ -148,7 +164,9 @@ def _rest(step: StepView, status: str, view: View) -> str:
     elif status == "running" and step.key in view.began:
         words.append(span(time.monotonic() - view.began[step.key]))
     if step.attempts > 1 or (step.attempts and status in ("running", "retrying")):
-        words.append(f"{step.attempts} tries before" if status == "running" else f"{step.attempts} tries")
+        words.append(
+            f"{step.attempts} tries before" if status == "running" else f"{step.attempts} tries"
+        )
     if step.detail:
         words.append(clean(step.detail, 160))
     elif step.errors and status != "done":

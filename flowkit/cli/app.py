@@ -1,0 +1,352 @@
+"""The commands and their options. What they do stands in the modules beside; those are imported when a
+command runs, so that `--help` and `--version` load no database and no model client."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowkit.cli.exits import Problem, command
+
+app = typer.Typer(
+    name="flowkit",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Long agent workflows that cannot lose their work.",
+    epilog=(
+        "TARGET is module:object, file.py:object, or the name of a shipped workflow. RUN is a run's id, a "
+        "unique beginning of it, or @last. Exit codes: 0 success, 1 the run failed, 2 usage, 3 waiting, "
+        "4 not found, 75 try later, 78 configuration, 124 deadline, 130 SIGINT, 143 SIGTERM."
+    ),
+)
+
+TargetArg = Annotated[
+    str, typer.Argument(metavar="TARGET", help="module:object, file.py:object, or a shipped name.")
+]
+MaybeTarget = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TARGET]", help="Where the workflow's code is, if its name does not say."
+    ),
+]
+RunArg = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, a unique beginning of it, or @last.")
+]
+DbOption = Annotated[
+    str | None,
+    typer.Option(
+        "--db", metavar="PATH", help="The database; else $FLOWKIT_DB, flowkit.toml, data dir."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, with stable keys.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Write the result's artifacts there, by their names."
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"flowkit {version('flowkit-agents')}")
+        except PackageNotFoundError:
+            print("flowkit (from a checkout, not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    shown: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Long agent workflows that cannot lose their work."""
+
+
+@app.command()
+@command
+def run(  # noqa: PLR0913  (a command's options)
+    target: TargetArg,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", "-i", metavar="JSON|key=value|@FILE|-", help="The input; key=value repeats."
+        ),
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Use the workflow's example.")] = False,
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", help="Start, resume or follow the run of this id.")
+    ] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option("--deadline-s", help="Fail the run after so many seconds.")
+    ] = None,
+    out: OutOption = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Run a workflow: start it, take it up again, or give its stored result, whichever is true."""
+    from flowkit.cli import driving
+    from flowkit.cli.inputs import read_input
+    from flowkit.cli.targets import load_target
+    from flowkit.graph import check_name
+
+    if deadline_s is not None and not (math.isfinite(deadline_s) and deadline_s > 0):
+        raise Problem("--deadline-s takes seconds above 0.")
+    if run_id is not None:
+        check_name(run_id, "--run-id")
+    loaded = load_target(target)
+    value = read_input(loaded, given or [], example=example)
+    out = out or (Path("flowkit-out") if example else None)
+    options = _options(db, out, json, quiet)
+    return driving.drive(loaded, options, driving.starting(loaded, value, run_id, deadline_s))
+
+
+@app.command()
+@command
+def resume(  # noqa: PLR0913  (a command's options)
+    ref: RunArg,
+    target: MaybeTarget = None,
+    step: Annotated[
+        str | None, typer.Option("--step", help="The step to decide on, if there are several.")
+    ] = None,
+    assume_done: Annotated[
+        str | None,
+        typer.Option(
+            "--assume-done", metavar="JSON", help="The effect happened and gave this value."
+        ),
+    ] = None,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Do the step again.")] = False,
+    fail: Annotated[bool, typer.Option("--fail", help="Let the step have failed.")] = False,
+    out: OutOption = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Go on with a run where it stopped; no finished step runs again.
+
+    Where a step's outcome is unknown, --assume-done, --repeat or --fail decides on it first.
+    """
+    from flowkit.cli import driving
+    from flowkit.cli.deciding import find_decision
+    from flowkit.cli.looking import find_run, on_store
+    from flowkit.cli.targets import target_of_run
+
+    how = driving.check_decision(step, assume_done, (("repeat", repeat), ("fail", fail)))
+    options = _options(db, None, json, quiet)
+    record = on_store(options.database, lambda store: find_run(store, ref))
+    loaded = target_of_run(record.workflow, target)
+    decision = find_decision(options.database, record, loaded, how, step, assume_done)
+    options = _options(db, out, json, quiet)
+    return driving.drive(loaded, options, driving.resuming(record.run_id, decision))
+
+
+@app.command()
+@command
+def retry(
+    ref: RunArg,
+    target: MaybeTarget = None,
+    out: OutOption = None,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Try the failed steps of a failed run again; what was finished is kept."""
+    from flowkit.cli import driving
+    from flowkit.cli.deciding import refuse_driven
+    from flowkit.cli.looking import find_run, on_store
+    from flowkit.cli.targets import target_of_run
+
+    options = _options(db, None, json, quiet)
+    record = on_store(options.database, lambda store: find_run(store, ref))
+    refuse_driven(record)
+    loaded = target_of_run(record.workflow, target)
+    options = _options(db, out, json, quiet)
+    return driving.drive(loaded, options, driving.retrying(record.run_id))
+
+
+@app.command()
+@command
+def cancel(
+    ref: RunArg,
+    target: MaybeTarget = None,
+    reason: Annotated[str, typer.Option("--reason", help="Kept with the run.")] = "",
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Ask for a run's end. If nobody drives the run and its code can be found, end it here."""
+    from flowkit.cli.config import find_database
+    from flowkit.cli.deciding import cancel_run
+
+    return cancel_run(find_database(db), ref, target, reason, json=json)
+
+
+@app.command()
+@command
+def signal(
+    ref: RunArg,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The signal that a step waits for.")],
+    value: Annotated[
+        str, typer.Argument(metavar="[VALUE]", help="Its value as JSON, @FILE or -.")
+    ] = "null",
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Give a run a signal; it is kept until a step waits for it."""
+    from flowkit.cli.config import find_database
+    from flowkit.cli.inputs import read_json
+    from flowkit.cli.looking import leave_message, print_posted
+
+    data = read_json(value, "VALUE")
+    database = find_database(db)
+    record = leave_message(
+        database, ref, lambda engine, run_id: engine.signal(run_id, name, data), "signal"
+    )
+    print_posted(record, json=json, database=database)
+
+
+@app.command("ls")
+@app.command("list", hidden=True)
+@command
+def ls(
+    status: Annotated[
+        list[str] | None, typer.Option("--status", help="Only runs of this status; repeats.")
+    ] = None,
+    workflow: Annotated[str | None, typer.Option("--workflow", help="Only its runs.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only runs since 90m, 2h, 3d ago, or a date.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 50,
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List runs, newest first."""
+    from flowkit.cli.config import find_database
+    from flowkit.cli.looking import list_runs, print_runs, record_data
+    from flowkit.cli.text import to_json
+    from flowkit.events import FINAL
+
+    known = sorted(FINAL | {"pending", "running", "waiting"})
+    if any(each not in known for each in status or []):
+        raise Problem(f"--status is one of {', '.join(known)}.")
+    records = list_runs(find_database(db), status or [], workflow, since, limit)
+    if json:
+        for record in records:
+            print(to_json(record_data(record)))
+    else:
+        print_runs(records)
+
+
+@app.command("show")
+@app.command("inspect", hidden=True)
+@command
+def show(
+    ref: RunArg,
+    step: Annotated[str | None, typer.Option("--step", metavar="KEY", help="One step.")] = None,
+    events: Annotated[bool, typer.Option("--events", help="The journal as well.")] = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Show how a run stands, why it waits or failed, and what to do next."""
+    from flowkit.cli.config import find_database
+    from flowkit.cli.looking import show_run
+
+    return show_run(find_database(db), ref, step=step, events=events, json=json)
+
+
+@app.command()
+@command
+def watch(
+    ref: RunArg, db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False
+) -> int:
+    """Follow a run live, whoever drives it, to its end; the exit code is the run's."""
+    from flowkit.cli.config import find_database
+    from flowkit.cli.looking import watch_run
+
+    return watch_run(find_database(db), ref, json=json, quiet=quiet)
+
+
+@app.command()
+@command
+def graph(
+    target: TargetArg,
+    form: Annotated[
+        str, typer.Option("--format", "-f", metavar="mermaid|dot|svg|json", help="What to print.")
+    ] = "mermaid",
+) -> None:
+    """Print a workflow's graph; nothing runs."""
+    from flowkit.cli.targets import load_target
+    from flowkit.draw import FORMATS, Format, draw
+
+    known: dict[str, Format] = {each: each for each in FORMATS}
+    chosen = known.get(form)
+    if chosen is None:
+        raise Problem(f"--format is one of {', '.join(FORMATS)}, not {form!r}.")
+    workflow = load_target(target).workflow
+    print(draw(workflow.bound(), workflow.name, chosen), end="")
+
+
+@app.command()
+@command
+def validate(target: TargetArg, json: JsonOption = False) -> None:
+    """Check a workflow without running it: types, inputs, cycles, steps that reach nothing."""
+    from flowkit.cli.targets import load_target
+    from flowkit.cli.text import to_json
+    from flowkit.values import show_type
+
+    workflow = load_target(target).workflow
+    takes, gives, steps = show_type(workflow.takes), show_type(workflow.gives), workflow.graph.steps
+    if json:
+        found = {"workflow": workflow.name, "takes": takes, "gives": gives, "steps": len(steps)}
+        print(to_json({**found, "valid": True}))
+    else:
+        print(f"{workflow.name}: valid; {takes} -> {gives}, {len(steps)} steps.")
+
+
+@app.command()
+@command
+def doctor(
+    check_model: Annotated[
+        bool, typer.Option("--check-model", help="Ask the model one short question (network).")
+    ] = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Check this installation: versions, the database, the model's configuration."""
+    from flowkit.cli.config import find_database
+    from flowkit.cli.doctor import diagnose
+
+    return diagnose(find_database(db), check_model=check_model, json=json)
+
+
+@app.command()
+@command
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to work.")] = Path(
+        "flowkit-demo"
+    ),
+    quiet: QuietOption = False,
+) -> int:
+    """Run the stock analysis, kill its process half way, resume it, and show that nothing ran twice."""
+    from flowkit.cli.demo import demonstrate
+
+    return demonstrate(out, quiet=quiet)
+
+
+def _options(db: str | None, out: Path | None, json: bool, quiet: bool) -> Any:
+    from flowkit.cli.config import find_database
+    from flowkit.cli.driving import Options
+    from flowkit.cli.results import Folder
+
+    folder = Folder.made(out) if out is not None else None
+    return Options(find_database(db), folder, json=json, quiet=quiet)

@@ -1,0 +1,359 @@
+"""Commands that look at runs, or leave them a message: `ls`, `show`, `watch`, `signal`, `cancel`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+import anyio
+
+from flowkit.cli import exits
+from flowkit.cli.config import Database, has_runs, need_runs
+from flowkit.cli.driving import advice
+from flowkit.cli.exits import NOT_FOUND, Problem, code_of, complain, say
+from flowkit.cli.follow import Follower, View, describe
+from flowkit.cli.results import failure, raw_input, raw_slot, raw_value, run_data
+from flowkit.cli.table import Column, print_table
+from flowkit.cli.text import clean, local, parse_since, rfc3339, span, to_json
+from flowkit.cli.tree import show_for
+from flowkit.engine import Engine
+from flowkit.events import FINAL, Event, StepView, encode
+from flowkit.hosting import fold
+from flowkit.owner import is_gone
+from flowkit.ports import Journal, RunQuery, RunRecord
+from flowkit.state import State
+from flowkit.store import SqlStore
+
+T = TypeVar("T")
+
+_LISTED_MAX = 10
+
+
+def on_store(database: Database, work: Callable[[SqlStore], Awaitable[T]]) -> T:
+    """Do something with a database that must be there."""
+    need_runs(database)
+
+    async def run() -> T:
+        async with SqlStore(database.target) as store:
+            return await work(store)
+
+    return anyio.run(run)
+
+
+async def find_run(store: SqlStore, ref: str) -> RunRecord:
+    """The run that an id, a unique beginning of one, or `@last` names."""
+    if ref == "@last":
+        newest = await store.runs(RunQuery(limit=1))
+        if not newest:
+            raise Problem("there are no runs yet.", NOT_FOUND)
+        return newest[0]
+    if not ref:
+        raise Problem("give a run's id, a unique beginning of it, or @last.")
+    exact = await store.runs(RunQuery(run_id=ref, limit=1))
+    found = exact or await store.runs(RunQuery(prefix=ref, limit=_LISTED_MAX + 1))
+    if not found:
+        raise Problem(f"no run's id begins with {clean(ref, 80)!r}: see flowkit ls.", NOT_FOUND)
+    if len(found) > 1:
+        more = ["…"] if len(found) > _LISTED_MAX else []
+        names = [f"  {each.run_id}  {each.workflow}" for each in found[:_LISTED_MAX]]
+        raise Problem("\n".join([f"several runs begin with {ref!r}:", *names, *more]))
+    return found[0]
+
+
+def is_driven(record: RunRecord) -> bool:
+    """Whether somebody holds the run, as far as can be told from here."""
+    alive = record.lease_until is not None and record.lease_until >= time.time()
+    return alive and record.owner is not None and not is_gone(record.owner)
+
+
+def status_of(record: RunRecord) -> str:
+    """The run's status, and whether it goes on by itself."""
+    left = record.status in ("pending", "running") and not is_driven(record)
+    return f"{record.status} (nobody drives it)" if left else record.status
+
+
+# ---- ls
+
+
+def list_runs(
+    database: Database, status: Sequence[str], workflow: str | None, since: str | None, limit: int
+) -> list[RunRecord]:
+    """Stored runs, newest first; none where there is no database yet."""
+    at = None
+    if since is not None:
+        try:
+            at = parse_since(since, time.time())
+        except (ValueError, OverflowError) as error:
+            raise Problem(f"--since {since!r}: write 90m, 2h, 3d, or a date.") from error
+    statuses: Any = frozenset(status) if status else None
+    query = RunQuery(status=statuses, workflow=workflow, since=at, limit=limit)
+    if not has_runs(database):
+        return []
+
+    async def work(store: SqlStore) -> list[RunRecord]:
+        return list(await store.runs(query))
+
+    return on_store(database, work)
+
+
+def record_data(record: RunRecord) -> dict[str, Any]:
+    """A run's row as JSON data: what `ls --json` prints, one line each."""
+    return {
+        "run_id": record.run_id,
+        "workflow": record.workflow,
+        "status": record.status,
+        "created_at": rfc3339(record.created_at),
+        "due_at": rfc3339(record.due_at),
+        "driven": is_driven(record),
+        "events": record.head,
+    }
+
+
+def print_runs(records: Sequence[RunRecord]) -> None:
+    columns = [Column("RUN"), Column("WORKFLOW"), Column("STATUS", status=True), Column("CREATED")]
+    rows = [
+        [record.run_id, record.workflow, status_of(record), local(record.created_at)]
+        for record in records
+    ]
+    print_table(columns, rows)
+
+
+# ---- show
+
+
+async def load_run(store: SqlStore, ref: str) -> tuple[Journal, State]:
+    record = await find_run(store, ref)
+    journal = await store.load(record.run_id)
+    return journal, fold(journal)
+
+
+def show_run(database: Database, ref: str, *, step: str | None, events: bool, json: bool) -> int:
+    """Print a run, one of its steps, or its events."""
+
+    async def work(store: SqlStore) -> int:
+        journal, state = await load_run(store, ref)
+        if step is not None:
+            data = await step_data(store, journal, state, step)
+            if json:
+                print(to_json(data))
+            else:
+                print_step(data)
+        elif json:
+            whole = await run_data(journal.record, state, store)
+            whole |= {
+                "driven": is_driven(journal.record),
+                "input": await raw_input(state, store),
+                "attempts": sum(view.attempts for view in state.views()),
+                "steps": [view_data(view) for view in state.views()],
+            }
+            if events:
+                whole["events"] = [await event_data(store, event) for event in journal.events]
+            print(to_json(whole))
+        else:
+            print_run(journal.record, state, database)
+            if events:
+                print_events(journal.events)
+        return 0
+
+    return on_store(database, work)
+
+
+def view_data(view: StepView) -> dict[str, Any]:
+    return {
+        "step": view.key,
+        "node": view.node,
+        "kind": view.kind,
+        "status": view.status,
+        "attempts": view.attempts,
+        "duration_s": round(view.duration_s, 6),
+        "errors": list(view.errors),
+        "feedback": list(view.feedback),
+        "detail": view.detail,
+    }
+
+
+async def step_data(store: SqlStore, journal: Journal, state: State, key: str) -> dict[str, Any]:
+    """Everything about one step: how it stands, what it gave, what happened to it."""
+    slot = state.by_exec.get(key) or state.slots.get(key)
+    view = next(
+        (each for each in state.views() if slot and each.key in (slot.exec, slot.key)), None
+    )
+    if slot is None or view is None:
+        known = ", ".join(each.key for each in state.views()[:20])
+        raise Problem(f"the run has no step {key!r}. Its steps: {known}.", NOT_FOUND)
+    mine = {slot.key, slot.exec, key}
+    happened = [
+        event
+        for event in journal.events
+        if event.key in mine or event.key.startswith((f"{slot.key}@", f"{slot.key}/t"))
+    ]
+    return {
+        **view_data(view),
+        "value": await raw_slot(slot, store) if slot.status == "settled" else None,
+        "events": [await event_data(store, event) for event in happened],
+    }
+
+
+async def event_data(store: SqlStore, event: Event) -> dict[str, Any]:
+    """An event as JSON data; large values are named by their hash."""
+    from flowkit.values import parse
+
+    own, _ = encode(event.payload)
+    value = getattr(event.payload, "value", None)
+    data: dict[str, Any] = parse(own)
+    data.pop("graph", None)
+    if value is not None and value.text is not None:
+        data["value"] = await raw_value(value, store)
+    return {
+        "seq": event.seq,
+        "at": rfc3339(event.at),
+        "kind": event.kind,
+        "step": event.key or None,
+        "alternative": event.alternative,
+        "attempt": event.attempt,
+        "data": data,
+    }
+
+
+def print_run(record: RunRecord, state: State, database: Database) -> None:
+    """Header, final error, steps, and what to do next."""
+    views = state.views()
+    done = sum(view.status == "done" for view in views)
+    tries = sum(view.attempts for view in views)
+    over = record.status in FINAL
+    until = state.at if over else time.time()
+    lines = [
+        ("run", record.run_id),
+        ("workflow", record.workflow),
+        ("status", status_of(record)),
+        ("started", local(record.created_at)),
+        ("ended" if over else "last event", local(state.at or None)),
+        ("took" if over else "age", span(until - record.created_at)),
+        ("steps", f"{done} of {len(views)} done, {tries} attempts"),
+    ]
+    error = failure(state)
+    if error is not None:
+        lines.append(("error", str(error)))
+    for name, text in lines:
+        print(f"{name + ':':<12}{clean(text, 2000)}")
+    print()
+    print_steps(views)
+    hints = (
+        [] if is_driven(record) and record.status != "waiting" else advice(record, state, database)
+    )
+    for line in hints:
+        print(clean(line))
+
+
+def print_steps(views: Sequence[StepView]) -> None:
+    columns = [
+        Column("STEP"), Column("NODE"), Column("STATUS", status=True), Column("TRIES", right=True),
+        Column("TIME", right=True), Column("NOTES", wide=True),
+    ]  # fmt: skip
+    rows = [
+        [
+            view.key,
+            view.node,
+            view.status,
+            str(view.attempts or "-"),
+            span(view.duration_s) if view.attempts else "-",
+            _notes(view),
+        ]
+        for view in views
+    ]
+    print_table(columns, rows)
+
+
+def _notes(view: StepView) -> str:
+    notes = [
+        text + (f" (×{times})" if (times := len(list(same))) > 1 else "")
+        for text, same in groupby(view.errors)
+    ]
+    notes += [f"feedback: {text}" for text in view.feedback]
+    if view.detail and not any(view.detail in note for note in notes):
+        notes.append(view.detail)
+    return clean("; ".join(notes), 1000)
+
+
+def print_step(data: dict[str, Any]) -> None:
+    for name in ("step", "node", "kind", "status", "attempts", "duration_s", "detail"):
+        print(f"{name + ':':<12}{clean(data[name], 4000)}")
+    for name in ("errors", "feedback"):
+        for text in data[name]:
+            print(f"{name + ':':<12}{clean(text, 4000)}")
+    print("value:")
+    print(to_json(data["value"], indent=2))
+
+
+def print_events(events: Sequence[Event]) -> None:
+    columns = [
+        Column("SEQ", right=True), Column("AT"), Column("KIND"), Column("STEP"), Column("WHAT", wide=True)
+    ]  # fmt: skip
+    state = State()
+    rows: list[list[str]] = []
+    for event in events:
+        state.apply(event)
+        what = describe(event, state)
+        rows.append([str(event.seq), local(event.at), event.kind, event.key or "-", what])
+    print()
+    print_table(columns, rows)
+
+
+# ---- watch, signal, cancel
+
+
+def watch_run(database: Database, ref: str, *, json: bool, quiet: bool) -> int:
+    """Follow a run to its end, whoever drives it; the exit code is the run's."""
+
+    async def work(store: SqlStore) -> int:
+        record = await find_run(store, ref)
+        engine = Engine(store, poll_s=0.2)
+        if json:
+            async for event in engine.handle(record.run_id).events():
+                print(to_json(await event_data(store, event)), flush=True)
+        else:
+            driven = is_driven(record)
+            view = View(record.run_id, record.workflow, driven=driven)
+            show = show_for(quiet=quiet)
+            if record.status not in FINAL and not driven:
+                show.note(f"nobody drives run {record.run_id} now: flowkit resume {record.run_id}")
+            await Follower(view, show, leaves_waiting=False).follow(
+                engine.handle(record.run_id).events(), record
+            )
+        _, state = await engine.state(record.run_id)
+        error = failure(state)
+        if error is None:
+            return exits.SUCCESS
+        return code_of(error) if json else complain(error)
+
+    return on_store(database, work)
+
+
+def leave_message(
+    database: Database, ref: str, post: Callable[[Engine, str], Awaitable[None]], what: str
+) -> RunRecord:
+    """Post to a run that has not ended; its row as it was just before."""
+
+    async def work(store: SqlStore) -> RunRecord:
+        record = await find_run(store, ref)
+        if record.status in FINAL:
+            raise Problem(f"run {record.run_id} is {record.status} already: nothing to {what}.")
+        await post(Engine(store), record.run_id)
+        return record
+
+    return on_store(database, work)
+
+
+def print_posted(record: RunRecord, *, json: bool, database: Database, target: str = "") -> None:
+    """Tell who will take the message over."""
+    driven = is_driven(record)
+    if json:
+        print(to_json({"run_id": record.run_id, "posted": True, "driven": driven}))
+    elif driven:
+        say(f"recorded; whoever drives run {record.run_id} takes it over within a second.")
+    else:
+        say("recorded; nobody drives the run now.")
+        for line in advice(record, State(), database, target)[-1:]:
+            say(line)

@@ -1,0 +1,321 @@
+"""The runs that one engine drives: taken, kept, woken, given back.
+
+    stored run -- take --> Driver -- waits --> parked -- message, due time --> take
+                             | ends, is lost, or the engine is left
+
+Each driven run has a lease that is renewed; each parked one costs its id. What breaks one run is told
+to those who watch it, and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+import flowkit.events as ev
+from flowkit.drive import Driver, Ended
+from flowkit.dsl import Workflow, describe_change
+from flowkit.errors import (
+    DeclarationError,
+    FlowkitError,
+    LeaseLost,
+    ResumeError,
+    RunBusy,
+    RunNotFound,
+    StoreError,
+    VersionMismatch,
+)
+from flowkit.events import Fact
+from flowkit.handle import Watched
+from flowkit.kit import Kit
+from flowkit.ports import Journal, Message, RunQuery, RunRecord
+from flowkit.runner import guarded
+from flowkit.state import State
+
+OPEN: frozenset[ev.Status] = frozenset({"pending", "running", "waiting"})
+
+log = logging.getLogger("flowkit")
+
+
+class Hosting:
+    """Runs in memory, by id: those that are driven, being taken, and parked."""
+
+    def __init__(
+        self, kit: Kit, owner: str, *, lease_s: float, poll_s: float, recover: bool
+    ) -> None:
+        self.kit = kit
+        self.store = kit.store
+        self.owner = owner
+        self.lease_s = lease_s
+        self.poll_s = poll_s
+        self.workflows: dict[str, Workflow[Any, Any]] = {}
+        self.drivers: dict[str, Driver] = {}
+        self.watching: dict[str, Watched] = {}
+        self._taking: set[str] = set()
+        self.leaving = False
+        self._recover = recover
+        self._parked: set[str] = set()
+        self._refused: set[str] = set()
+        self._driver_left = anyio.Event()
+        self._tasks: TaskGroup | None = None
+
+    # ---- life
+
+    async def begin(self, tasks: TaskGroup) -> None:
+        """Work in this task group from now on."""
+        self._tasks = tasks
+        if self._recover:
+            await self._recover_free()
+        tasks.start_soon(self._keep_leases)
+        tasks.start_soon(self._poll)
+
+    async def drain(self) -> None:
+        """Start nothing more; return when every run has let go."""
+        for driver in list(self.drivers.values()):
+            driver.drain()
+        while self.drivers:
+            await self._wait_left()
+
+    async def wait_gone(self, run_id: str) -> None:
+        """Until a run that has ended has cleaned up."""
+        while run_id in self.drivers:
+            await self._wait_left()
+
+    async def _wait_left(self) -> None:
+        if self._driver_left.is_set():
+            self._driver_left = anyio.Event()
+        await self._driver_left.wait()
+
+    # ---- taking runs
+
+    def register(self, workflow: Workflow[Any, Any]) -> None:
+        known = self.workflows.setdefault(workflow.name, workflow)
+        if known is not workflow:
+            raise DeclarationError(
+                f"two workflows are named {workflow.name!r}: a stored run finds its workflow by name. Rename one."
+            )
+
+    def workflow(self, record: RunRecord) -> Workflow[Any, Any]:
+        try:
+            return self.workflows[record.workflow]
+        except KeyError:
+            raise ResumeError(
+                f"run {record.run_id!r} belongs to workflow {record.workflow!r}, which this engine does not "
+                f"know: Engine(..., workflows=[{record.workflow}])."
+            ) from None
+
+    async def take(
+        self, journal: Journal, *facts: Fact, begin: ev.RunStarted | None = None
+    ) -> None:
+        """Claim a stored run and drive it. Looks before it claims, so that a refusal changes nothing."""
+        record = journal.record
+        workflow = self.workflow(record)
+        _check_version(record, journal, workflow)
+        if not journal.events and begin is None:
+            raise ResumeError(
+                f"run {record.run_id!r} ended before its input was stored: start it again with its input."
+            )
+        if self.is_mine(record.run_id):  # the store gives a run to its owner as often as it asks
+            raise _busy(record)
+        async with self.taken(record.run_id):
+            await self._claim(journal, workflow, facts, begin)
+
+    @asynccontextmanager
+    async def taken(self, run_id: str) -> AsyncGenerator[None]:
+        """While a run is being taken, nobody else here takes it."""
+        first = run_id not in self._taking
+        self._taking.add(run_id)
+        try:
+            yield
+        finally:
+            if first:
+                self._taking.discard(run_id)
+
+    def is_mine(self, run_id: str) -> bool:
+        return run_id in self.drivers or run_id in self._taking
+
+    async def _claim(
+        self,
+        journal: Journal,
+        workflow: Workflow[Any, Any],
+        facts: Sequence[Fact],
+        begin: ev.RunStarted | None,
+    ) -> None:
+        record = journal.record
+        epoch = await self.store.claim(record.run_id, self.owner, self.lease_s)
+        if epoch is None:
+            raise _busy(record)
+        tail = await self.store.load(record.run_id, after=record.head)
+        journal = Journal(record, [*journal.events, *tail.events])
+        if tail.record.status in ev.FINAL and not facts:
+            await self.store.release(record.run_id, epoch)
+            return  # it ended between the look and the claim
+        after = "start" if not journal.events else "death" if record.owner else "release"
+        first: list[Fact] = []
+        if begin is not None and not journal.events:
+            first.append(Fact(begin))
+        first.append(Fact(ev.Claimed(self.owner, epoch, cast(Any, after))))
+        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch)
+        await self.launch(driver, [*first, *facts])
+
+    def driver_for(
+        self, run_id: str, workflow: Workflow[Any, Any], state: State, epoch: int
+    ) -> Driver:
+        watched = self.watching.get(run_id) if not epoch else self.watch(run_id)
+        return Driver(self.kit, run_id, workflow, state, epoch, watched)
+
+    def watch(self, run_id: str) -> Watched:
+        return self.watching.setdefault(run_id, Watched())
+
+    async def launch(self, driver: Driver, facts: Sequence[Fact]) -> None:
+        """Drive a run in the background; returns when its first facts are on disk."""
+        self._parked.discard(driver.run_id)
+        self.drivers[driver.run_id] = driver
+        self._need_tasks().start_soon(self._drive, driver, facts)
+        await driver.wait_begun()
+
+    # ---- driving them
+
+    async def _drive(self, driver: Driver, facts: Sequence[Fact]) -> None:
+        run_id = driver.run_id
+        watched = self.watch(run_id)
+        ended: Ended = "released"
+        try:
+            outcome = await guarded(lambda: driver.drive(facts))
+            if isinstance(outcome, Exception):
+                watched.error = outcome
+                log.error("run %s stopped: %s", run_id, outcome, extra={"run_id": run_id})
+            else:
+                ended = outcome
+        finally:
+            self.drivers.pop(run_id, None)
+            self._driver_left.set()
+            if ended == "waiting":
+                self._parked.add(run_id)
+            else:
+                self.watching.pop(run_id, None)
+            if ended == "ended":
+                watched.ended, watched.value = driver.state.ended, driver.result
+            else:
+                watched.left = ended != "waiting"
+            if ended in ("waiting", "released") or (self.leaving and ended != "ended"):
+                with anyio.move_on_after(self.kit.grace_s, shield=True):
+                    await self._release(driver)
+            watched.notify()
+
+    async def _release(self, driver: Driver) -> None:
+        try:
+            await self.store.release(driver.run_id, driver.epoch)
+        except StoreError as error:
+            log.warning("run %s keeps its lease: %s", driver.run_id, error)
+
+    def _need_tasks(self) -> TaskGroup:
+        if self._tasks is None:
+            raise FlowkitError("enter the engine first: async with Engine(...) as engine.")
+        return self._tasks
+
+    # ---- leases, messages, waiting runs
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await anyio.sleep(self.lease_s / 3)
+            try:
+                for driver in list(self.drivers.values()):
+                    await self._renew(driver)
+            except StoreError as error:  # the fence holds, whatever becomes of the lease
+                log.warning("leases are not renewed: %s", error)
+
+    async def _renew(self, driver: Driver) -> None:
+        messages = await self.store.renew(driver.run_id, driver.epoch, self.lease_s)
+        if messages is None:
+            if self.drivers.get(driver.run_id) is driver:
+                driver.lose()
+        else:
+            driver.receive(messages)
+
+    async def post(self, run_id: str, message: Message) -> None:
+        await self.store.post(run_id, message)
+        driver = self.drivers.get(run_id)
+        if driver is not None:
+            await self._renew(driver)
+        elif run_id in self._parked:
+            await self._wake(run_id)
+
+    async def _poll(self) -> None:
+        while True:
+            await anyio.sleep(self.poll_s)
+            try:
+                await self._look()
+            except StoreError as error:
+                log.warning("waiting runs are not looked for: %s", error)
+
+    async def _look(self) -> None:
+        """Bring messages to their runs, and take up those whose time has come."""
+        now = self.kit.world.now()
+        for record in await self.store.runs(RunQuery(status=OPEN, messages=True, limit=1000)):
+            driver = self.drivers.get(record.run_id)
+            if driver is not None:
+                await self._renew(driver)
+            elif record.run_id in self._parked or self._recover:
+                await self._wake(record.run_id)
+        for record in await self.store.runs(RunQuery(due_at=now, limit=1000)):
+            if record.run_id in self._parked or self._recover:
+                await self._wake(record.run_id)
+        if self._recover:
+            await self._recover_free()
+
+    async def _recover_free(self) -> None:
+        """Take up runs that nobody drives: begun, and not waiting for what has not come."""
+        query = RunQuery(
+            status=frozenset({"pending", "running"}), free_at=self.kit.world.now(), limit=1000
+        )
+        for record in await self.store.runs(query):
+            if record.run_id not in self.drivers and record.head:
+                await self._wake(record.run_id)
+
+    async def _wake(self, run_id: str) -> None:
+        """Take up a run if it can be; a refusal is logged once, never raised here."""
+        if self.leaving or run_id in self.drivers or run_id in self._refused:
+            return
+        try:
+            journal = await self.store.load(run_id)
+            if journal.record.status in OPEN:
+                await self.take(journal)
+        except (RunBusy, LeaseLost, RunNotFound):
+            return
+        except FlowkitError as error:
+            self._refused.add(run_id)
+            log.warning("run %s is not resumed: %s", run_id, error, extra={"run_id": run_id})
+
+
+def _busy(record: RunRecord) -> RunBusy:
+    return RunBusy(
+        f"run {record.run_id!r} is driven by {record.owner}; wait for it, or post to it.",
+        owner=record.owner or "", until=record.lease_until or 0.0,
+    )  # fmt: skip
+
+
+def fold(journal: Journal) -> State:
+    """The state of a stored run."""
+    state = State()
+    for event in journal.events:
+        state.apply(event)
+    return state
+
+
+def _check_version(record: RunRecord, journal: Journal, workflow: Workflow[Any, Any]) -> None:
+    """Refuse a run whose workflow has changed, before anything is claimed or run."""
+    if not journal.events or not isinstance(begun := journal.events[0].payload, ev.RunStarted):
+        return
+    diff = describe_change(begun.graph, workflow.bound())
+    if diff:
+        raise VersionMismatch(
+            f"run {record.run_id!r} began with another version of workflow {record.workflow!r}: "
+            f"{'; '.join(diff)}. Resume it with the code that it began with, or start a new run.",
+            diff=diff,
+        )

@@ -1,0 +1,42 @@
+"""What the runs of one engine share: where things are kept, whom they ask, and the room there is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+
+from flowkit.node import AnyNode
+from flowkit.ports import Artifacts, Model, Store, World
+
+
+@dataclass
+class Kit:
+    """What the runs of one engine share."""
+
+    store: Store
+    artifacts: Artifacts
+    model: Model | None
+    world: World
+    resources: Sequence[object]
+    threads: anyio.CapacityLimiter
+    suspend_after_s: float
+    grace_s: float
+    limiters: dict[str, anyio.CapacityLimiter] = field(
+        default_factory=dict[str, anyio.CapacityLimiter]
+    )
+
+    @asynccontextmanager
+    async def room(self, node: AnyNode) -> AsyncGenerator[None, None]:
+        """Room for one more attempt of a node, by its `concurrency`."""
+        if node.name not in self.limiters:
+            self.limiters[node.name] = anyio.CapacityLimiter(node.policy.concurrency or math.inf)
+        limiter, borrower = self.limiters[node.name], object()
+        await limiter.acquire_on_behalf_of(borrower)
+        try:
+            yield
+        finally:
+            limiter.release_on_behalf_of(borrower)
