@@ -72,7 +72,7 @@ def finished(folder: Path) -> set[str]:
     with sqlite3.connect(folder / "runs.db") as connection:
         marks = ", ".join("?" * len(ENDING))
         rows = connection.execute(
-            f"SELECT key, alternative, attempt FROM flowkit_events WHERE kind IN ({marks})",  # noqa: S608
+            f"SELECT key, alternative, attempt FROM flowkit_events WHERE kind IN ({marks})",
             ENDING,
         ).fetchall()
     connection.close()
