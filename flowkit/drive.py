@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 import flowkit.events as ev
 from flowkit.context import StepContext
 from flowkit.dsl import Workflow
-from flowkit.errors import FlowkitError, LeaseLost
+from flowkit.errors import LeaseLost
 from flowkit.events import Event, Fact
 from flowkit.kit import Kit
 from flowkit.node import AnyNode, Context
@@ -152,7 +152,9 @@ class Driver:
             return False
         self._unloading = True
         await self.commit([Fact(ev.Waiting(self._reason(), until=due))])
-        if self.state.ended is not None:
+        if self.state.ended is not None or not self._commands.idle:
+            self._unloading = False  # what came with that append brings the run on
+            self._wake.set()
             return False
         self._stop_all("waiting")
         await self._settle_flights()
@@ -323,10 +325,9 @@ class Driver:
                 case "cancel":
                     facts.append(Fact(ev.CancelRequested(message.name, message.id)))
                 case "decide":
-                    if message.name in self.state.unknown:
-                        decided = ev.Decided(_how(message.how), message.value, message.id)
+                    if message.how in ("done", "repeat", "fail"):
+                        decided = ev.Decided(message.how, message.value, message.id)
                         facts.append(Fact(decided, message.name))
-                    self.state.consumed.add(message.id)
         self._inbox = {}
         return [] if self.state.ended is not None else facts
 
@@ -461,11 +462,3 @@ class Driver:
             self._audience.publish(
                 [Event(0, self.world.now(), fact.payload, fact.key, fact.alternative, fact.attempt)]
             )
-
-
-def _how(text: str) -> Literal["done", "repeat", "fail", "retry"]:
-    match text:
-        case "done" | "repeat" | "fail":
-            return text
-        case _:
-            raise FlowkitError(f"a decision is done, repeat or fail, not {text!r}")

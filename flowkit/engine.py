@@ -238,6 +238,8 @@ class Engine:
 
     async def decide(self, run_id: str, step: str, how: str, value: Any = None) -> None:
         """Decide on a step whose outcome is unknown: "done" with its value, "repeat", or "fail"."""
+        if how not in ("done", "repeat", "fail"):
+            raise ResumeError(f'decide "done", "repeat" or "fail", not {how!r}.')
         record, state = await self.state(run_id)
         if step not in state.unknown:
             raise ResumeError(

@@ -15,7 +15,7 @@ from flowkit.graph import Source
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: Planned[T](...) cannot be called with them on Python 3.11
 class Planned(Generic[R_co]):
     """A step that a plan adds: the tool's name, and its inputs as literals or other steps' ids."""
 
