@@ -1,9 +1,14 @@
-"""flowkit: long agent workflows that cannot lose their work."""
+"""flowkit: long agent workflows that cannot lose their work.
+
+The engine is loaded when it is first asked for: who only declares workflows does not pay for it.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from flowkit.dsl import Ref, Workflow, workflow
-from flowkit.engine import Engine
 from flowkit.errors import (
     DeclarationError,
     Fatal,
@@ -15,10 +20,13 @@ from flowkit.errors import (
     StepFailed,
     VersionMismatch,
 )
-from flowkit.handle import RunHandle
 from flowkit.node import Context
 from flowkit.policy import Budget
 from flowkit.values import Artifact
+
+if TYPE_CHECKING:
+    from flowkit.engine import Engine
+    from flowkit.handle import RunHandle
 
 __all__ = [
     "Artifact",
@@ -39,3 +47,16 @@ __all__ = [
     "Workflow",
     "workflow",
 ]
+
+_LATER = {"Engine": "flowkit.engine", "RunHandle": "flowkit.handle"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, overload
 
 import anyio
-import anyio.from_thread
 
 import flowkit.events as ev
 from flowkit.asking import JournaledModel
@@ -159,6 +158,8 @@ class StepContext(Context):
         if threading.get_ident() == self._thread:
             self._run.publish(fact)
         else:
+            import anyio.from_thread  # who tells from a thread has loaded it anyway
+
             anyio.from_thread.run_sync(self._run.publish, fact)
 
     def _on_delta(self, text: str) -> None:

@@ -325,9 +325,8 @@ class Driver:
                 case "cancel":
                     facts.append(Fact(ev.CancelRequested(message.name, message.id)))
                 case "decide":
-                    if message.how in ("done", "repeat", "fail"):
-                        decided = ev.Decided(message.how, message.value, message.id)
-                        facts.append(Fact(decided, message.name))
+                    if how := _decision(message.how):
+                        facts.append(Fact(ev.Decided(how, message.value, message.id), message.name))
         self._inbox = {}
         return [] if self.state.ended is not None else facts
 
@@ -462,3 +461,11 @@ class Driver:
             self._audience.publish(
                 [Event(0, self.world.now(), fact.payload, fact.key, fact.alternative, fact.attempt)]
             )
+
+
+def _decision(how: str) -> Literal["done", "repeat", "fail"] | None:
+    match how:
+        case "done" | "repeat" | "fail":
+            return how
+        case _:
+            return None

@@ -5,7 +5,6 @@ A plan that cannot be run raises a `PlanError` whose text is written for the pla
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -75,6 +74,8 @@ def _graft_one(
 
 def _find(name: str, tools: Mapping[str, AnyNode]) -> AnyNode:
     if name not in tools:
+        import difflib  # half a millisecond that only a wrong plan pays
+
         near = difflib.get_close_matches(name, tools, n=3, cutoff=0.4)
         hint = (
             f"did you mean {' or '.join(near)}?"

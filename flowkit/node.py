@@ -7,15 +7,17 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints, overload
 
 from flowkit.errors import DeclarationError
-from flowkit.events import StepView
 from flowkit.graph import Kind, NodeSpec
 from flowkit.plan import Findings, Turn
 from flowkit.policy import Limits, Policy
-from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest
 from flowkit.values import Artifact, Codec, combine, compact
+
+if TYPE_CHECKING:
+    from flowkit.events import StepView
+    from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest
 
 T = TypeVar("T")
 
