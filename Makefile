@@ -71,10 +71,8 @@ ci-long: $(VENV)/.stamp-dev ## the long tests, 20 minutes at most
 soak: $(VENV)/.stamp-dev ## crash and resume for an hour (SOAK_S=seconds)
 	FLOWKIT_SOAK_S=$(SOAK_S) $(BIN)/python -m pytest -m soak -o timeout=0 $(PYTEST_ARGS)
 
-bench: $(VENV)/.stamp-dev ## every benchmark, a JSON line each
-	@set -e; found=; for file in benchmarks/[!_]*.py; do \
-	    test -e "$$file" || break; found=1; $(BIN)/python "$$file"; \
-	done; test -n "$$found" || { echo 'no benchmark in benchmarks/' >&2; exit 1; }
+bench: $(VENV)/.stamp-dev ## every benchmark, a JSON line for each row
+	$(BIN)/python -m benchmarks all --json
 
 clean: ## all that can be made again
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache \

@@ -72,15 +72,15 @@ def research(topic: Ref[Topic]) -> Ref[Report]:
 
 async def main(path: str) -> None:
     topic = Topic(text="cranes")
-    async with Engine(
-        SqlStore(path), workflows=[research], model=OpenAIModel.from_env()
-    ) as engine:
+    async with Engine(SqlStore(path), workflows=[research], model=OpenAIModel.from_env()) as engine:
         report = await engine.run(research, Topic(text="DAGs"), run_id="monday")
         print(report.sources)
         # in a new process, after a crash; entering the engine with recover=True resumes all of them
         report = await engine.resume("monday")
         print(report.sources)
-        handle = await engine.start(research, topic)  # .id, .events(), .result(), .cancel(), .signal()
+        handle = await engine.start(
+            research, topic
+        )  # .id, .events(), .result(), .cancel(), .signal()
         print((await handle.result()).sources)
         print([event.kind async for event in handle.events()][-1])
 

@@ -35,7 +35,9 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
 
 def test_every_page_with_python_blocks_is_run() -> None:
     pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
-    found = {str(page.relative_to(ROOT)) for page in pages if "```python" in page.read_text("utf-8")}
+    found = {
+        str(page.relative_to(ROOT)) for page in pages if "```python" in page.read_text("utf-8")
+    }
     assert found == set(PAGES)
 
 

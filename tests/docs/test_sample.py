@@ -28,7 +28,7 @@ class Planning(BaseHTTPRequestHandler):
             {"id": name, "tool": "search", "args": {"topic": {"text": name}}}
             for name in ("one", "two")
         ]
-        chunks = [
+        chunks: list[dict[str, Any]] = [
             {"choices": [{"index": 0, "delta": {"content": json.dumps({"steps": steps})}}]},
             {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
         ]

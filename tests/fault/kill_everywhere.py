@@ -2,12 +2,14 @@
 
 A program of its own: it imports once and forks, so that hundreds of deaths take seconds. Prints one JSON
 line for each death: `{"at", "phase", "result", "repeated", "lost", "integrity"}`; the test judges them.
+With SEED COUNT: as many runs, each killed up to three times at random appends.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import sys
@@ -110,7 +112,41 @@ def die_and_resume(at: int, phase: str) -> dict[str, object]:
         }
 
 
+def die_again(random_: random.Random) -> dict[str, object]:
+    """Up to three deaths of one run, each at a random append, then a resume without one."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        repeated: set[str] = set()
+        held: set[str] = set()
+        deaths = 0
+        for _ in range(3):
+            at, phase = random_.randrange(1, 12), random_.choice(["before", "after"])
+            before = ledger(folder)
+            died = in_child(folder, at, phase) != 0
+            deaths += died
+            repeated |= {key for key in held if ledger(folder)[key] != before[key]}
+            held |= finished(folder)
+        before = ledger(folder)
+        code = in_child(folder, 0, "after")
+        after = ledger(folder)
+        with sqlite3.connect(folder / "runs.db") as connection:
+            (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
+        connection.close()
+        return {
+            "deaths": deaths,
+            "result": json.loads((folder / "result.json").read_text()) if code == 0 else None,
+            "repeated": sorted(repeated | {key for key in held if after[key] != before[key]}),
+            "lost": sorted(held - finished(folder)),
+            "integrity": integrity,
+        }
+
+
 def main() -> None:
+    if len(sys.argv) == 3:
+        random_ = random.Random(int(sys.argv[1]))
+        for _ in range(int(sys.argv[2])):
+            print(json.dumps(die_again(random_)), flush=True)
+        return
     for phase in ("before", "after"):
         at = 0
         while True:

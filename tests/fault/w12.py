@@ -114,8 +114,6 @@ def w12(topic: Ref[Topic]) -> Ref[Report]:
 
 
 RESULT = Report(
-    text=(
-        "published: page t0; page t1; page t2; backup t; seen t-1, backup x, seen t-2, backup x"
-    ),
+    text=("published: page t0; page t1; page t2; backup t; seen t-1, backup x, seen t-2, backup x"),
     sources=["name a source"],
 )
