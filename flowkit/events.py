@@ -314,7 +314,7 @@ def decode(kind: str, data: str, text: str | None) -> Payload:
             raise
         found = known.adapter.validate_python(parse(data))
     if text is not None:
-        # Nobody has seen the payload yet; `replace` would make it twice (a fifth of a load).
+        # Nobody has seen the payload yet; `replace` would make it twice (4.9 instead of 4.0 µs).
         object.__setattr__(found, "value", Value.of(text))
     return cast(Payload, found)
 

@@ -1,0 +1,1 @@
+"""What flowkit costs, measured against the same rows written by hand. See README.md."""
