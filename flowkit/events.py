@@ -313,6 +313,8 @@ def decode(kind: str, data: str, text: str | None) -> Payload:
         if "\\ud" not in data:
             raise
         found = known.adapter.validate_python(parse(data))
+    if text is not None and not known.valued:
+        raise ValueError(f"an event of kind {kind!r} carries no value")
     if text is not None:
         # Nobody has seen the payload yet; `replace` would make it twice (4.9 instead of 4.0 µs).
         object.__setattr__(found, "value", Value.of(text))

@@ -316,7 +316,7 @@ class Cli:
         return {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file()
+            if path.is_file() and "__pycache__" not in path.parts  # Python's own, not ours
         }
 
 
