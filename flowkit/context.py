@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,8 @@ from flowkit.state import State
 from flowkit.values import Artifact, Codec, Value, combine
 
 T = TypeVar("T")
+
+log = logging.getLogger("flowkit")
 
 
 class Values(Protocol):
@@ -193,17 +196,24 @@ class StepContext(Context):
             self._run.state.slept(wait)
 
     async def signal(self, name: str, *, timeout_s: float | None = None, returns: Any = Any) -> Any:
-        wait = await self._wait("signal", name, timeout_s)
-        if wait.ended is None:
+        codec = Codec(returns, f"signal {name}")
+        until = None if timeout_s is None else self._run.world.now() + timeout_s
+        while True:
+            left = None if until is None else until - self._run.world.now()
+            wait = await self._wait("signal", name, left)
+            until = until if wait.until is None else wait.until
             with self._run.untimed(self._slot):
                 await self._run.wait_signal(wait)
-        ended = wait.ended
-        if ended is None or ended.timed_out:
-            raise TimeoutError(f"no signal {name!r} came within {timeout_s} s")
-        if ended.value is None:
-            return None
-        value = await self._run.values.inline(ended.value)
-        return Codec(returns, f"signal {name}").load(value.text or "null")
+            if wait.ended is None or wait.ended.timed_out:
+                raise TimeoutError(f"no signal {name!r} came within {timeout_s} s")
+            given = wait.ended.value
+            try:
+                return codec.load(
+                    (await self._run.values.inline(given)).text or "" if given else "null"
+                )
+            except ValueError as error:  # no answer to the question that was asked: wait for one
+                self.progress({"signal": name, "refused": str(error)})
+                log.warning("run %s: signal %s is refused: %s", self.run_id, name, error)
 
     async def _wait(self, reason: str, name: str, seconds: float | None) -> Wait:
         if self._node.policy.effect == "once":

@@ -8,12 +8,13 @@ meanwhile goes into the next. A worker goes on with the next attempt in the same
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence, Sized
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import anyio
 from anyio.abc import TaskGroup
@@ -23,7 +24,7 @@ from flowkit.context import StepContext
 from flowkit.dsl import Workflow
 from flowkit.errors import LeaseLost
 from flowkit.events import Event, Fact
-from flowkit.kit import Kit
+from flowkit.kit import Audience, Kit
 from flowkit.node import AnyNode, Context
 from flowkit.ports import Message
 from flowkit.reading import Reading
@@ -31,6 +32,8 @@ from flowkit.runner import ThreadMark, Try, answer, attempt, failed, guarded, th
 from flowkit.schedule import Commands, Start, decide
 from flowkit.slot import Slot, Wait
 from flowkit.state import State
+
+log = logging.getLogger("flowkit")
 
 Ended = Literal["ended", "waiting", "released", "lost"]
 
@@ -43,14 +46,6 @@ class Flight:
     last: bool = False
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     stop: str = ""
-
-
-class Audience(Protocol):
-    """Those who watch a run."""
-
-    @property
-    def readers(self) -> Sized: ...
-    def publish(self, events: Sequence[Event], /) -> None: ...
 
 
 class Driver:
@@ -168,7 +163,14 @@ class Driver:
         return ", ".join(" ".join(reason.split()) for reason in reasons) or "the next try"
 
     async def _drain(self) -> Ended:
-        """Start nothing; let attempts end within the grace period, then stop them."""
+        """Start nothing; let attempts end within the grace period, then stop them.
+
+        A durable wait is not waited for: it goes on where the run is taken up.
+        """
+        for key, flight in self._flights.items():
+            if key in self.state.parked:
+                flight.stop = flight.stop or "released"
+                flight.scope.cancel()
         with anyio.move_on_after(self.kit.grace_s):
             while self._flights and self.state.ended is None:
                 await self._wake.wait()
@@ -287,11 +289,25 @@ class Driver:
             )
             self._durable = events[-1].seq
             if self._audience is not None:
+                if self.state.ended is not None:
+                    self._audience.end(self.state.ended, self.result)
                 self._audience.publish(events)
+            self._warn(events)
             if any(type(event.payload) is ev.Signalled for event in events):
                 signalled, self._signalled = self._signalled, anyio.Event()
                 signalled.set()
         return commands
+
+    def _warn(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if type(event.payload) is ev.OutcomeUnknown:
+                log.warning(
+                    "run %s: the outcome of step %s is unknown; it waits for a decision: "
+                    "engine.decide(run_id, step, how), or flowkit resume --repeat, --fail, --assume-done",
+                    self.run_id,
+                    event.key,
+                    extra={"run_id": self.run_id, "step": event.key},
+                )
 
     def _fold(self, facts: Sequence[Fact]) -> tuple[list[Event], Commands]:
         """Fold the facts and whatever follows from them; what to do after the commit."""

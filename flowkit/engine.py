@@ -6,6 +6,7 @@ their leases, brings them their messages, and takes up those that wait when thei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -16,6 +17,7 @@ import anyio
 import flowkit.events as ev
 from flowkit.dsl import Workflow
 from flowkit.errors import (
+    DeclarationError,
     FlowkitError,
     ResumeError,
     RunBusy,
@@ -24,7 +26,7 @@ from flowkit.errors import (
 from flowkit.events import Event, Fact
 from flowkit.graph import check_name
 from flowkit.handle import RunHandle, Watched
-from flowkit.hosting import Hosting, fold
+from flowkit.hosting import Hosting, check_output, fold
 from flowkit.kit import Kit
 from flowkit.owner import this_owner
 from flowkit.policy import Budget
@@ -170,6 +172,11 @@ class Engine:
     ) -> RunHandle[R]:
         """As `run`, but return at once with a handle. The run is durable when this returns."""
         hosting = self._entered()
+        if not isinstance(cast(object, workflow), Workflow):
+            raise DeclarationError(
+                f"{getattr(workflow, 'name', workflow)!r} is a {type(workflow).__name__}, not a workflow: "
+                f"decorate a function with @workflow."
+            )
         hosting.register(workflow)
         codec = workflow.codec()
         stored = codec.dump(codec.check(value))
@@ -179,6 +186,8 @@ class Engine:
             run_id, workflow.name, workflow.input_hash(stored.text or ""), now,
             owner=hosting.owner, epoch=FIRST_EPOCH, lease_until=now + self._lease_s,
         )  # fmt: skip
+        if deadline_s is not None and not 0 < deadline_s < math.inf:
+            raise DeclarationError(f"deadline_s={deadline_s}: a number of seconds above 0.")
         deadline = now + deadline_s if deadline_s is not None else None
         begin = ev.RunStarted(workflow.name, workflow.bound(), stored, budget or Budget(), deadline)
         if run_id in hosting.drivers:
@@ -190,8 +199,10 @@ class Engine:
                 driver = hosting.driver_for(run_id, workflow, State(), FIRST_EPOCH)
                 claimed = Fact(ev.Claimed(hosting.owner, FIRST_EPOCH))
                 await hosting.launch(driver, [Fact(begin), claimed])
+            return RunHandle(self, run_id)
         except RunConflict:
-            await self._start_existing(record, begin)
+            pass  # it exists
+        await self._start_existing(record, begin)
         return RunHandle(self, run_id)
 
     async def resume(self, run_id: str) -> Any:
@@ -263,12 +274,20 @@ class Engine:
 
     async def _post(self, run_id: str, message: Message) -> None:
         """Looking and posting need no entered engine; only driving does."""
+        found = await self.store.runs(RunQuery(run_id=run_id))
+        if found and found[0].status in ev.FINAL:
+            raise ResumeError(
+                f"run {run_id!r} is {found[0].status} already: nothing to {message.kind}."
+            )
         if self._hosting is None:
             await self.store.post(run_id, message)
         else:
             await self._hosting.post(run_id, message)
 
     # ---- what handles ask
+
+    def refusal(self, run_id: str) -> FlowkitError | None:
+        return self._hosting.refused.get(run_id) if self._hosting is not None else None
 
     def left(self) -> bool:
         return self._hosting is not None and self._hosting.leaving
@@ -286,7 +305,9 @@ class Engine:
         if state.ended is not None and (error := ev.error_of(state.ended)) is not None:
             raise error
         hosting = self._entered()
-        return await hosting.driver_for(run_id, hosting.workflow(record), state, 0).result()
+        workflow = hosting.workflow(record)
+        check_output(state, workflow)
+        return await hosting.driver_for(run_id, workflow, state, 0).result()
 
     async def _check_same(self, record: RunRecord) -> Journal:
         journal = await self.store.load(record.run_id)

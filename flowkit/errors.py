@@ -19,6 +19,8 @@ Words of a node, not failures of flowkit: Retry · Reject · Replan · Fatal.
 
 from __future__ import annotations
 
+import math
+
 
 class FlowkitError(Exception):
     """Something in flowkit went wrong."""
@@ -163,6 +165,8 @@ class Retry(Exception):
         self, after_s: float | None = None, reason: str = "the node asked for a retry"
     ) -> None:
         super().__init__(reason)
+        if after_s is not None and not 0 <= after_s < math.inf:
+            raise ValueError(f"Retry(after_s={after_s!r}): a number of seconds, 0 or more")
         self.after_s = after_s
 
 

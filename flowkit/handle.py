@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 
-from flowkit.errors import ResumeError
+from flowkit.errors import FlowkitError, ResumeError
 from flowkit.events import FINAL, Event, RunEnded
 from flowkit.ports import RunRecord
 
@@ -39,6 +39,11 @@ class Watched:
         if self.readers:
             self.notify()
 
+    def end(self, ended: RunEnded, value: Callable[[], Awaitable[Any]]) -> None:
+        """The run's end is on disk; what still cleans up is not waited for."""
+        self.ended, self.value = ended, value
+        self.notify()
+
     def notify(self) -> None:
         if self._changed is not None:
             self._changed.set()
@@ -56,6 +61,7 @@ class Host(Protocol):
     poll_s: float
 
     def left(self) -> bool: ...
+    def refusal(self, run_id: str) -> FlowkitError | None: ...
     def watched(self, run_id: str) -> Watched | None: ...
     async def load(self, run_id: str, after: int = 0) -> tuple[RunRecord, Sequence[Event]]: ...
     async def value(self, run_id: str) -> Any: ...
@@ -96,6 +102,10 @@ class RunHandle(Generic[R]):
         return cast(R, await self._host.value(self.id))
 
     def _check_host(self) -> None:
+        """Nobody here brings the run on: raise why, if that is known."""
+        refusal = self._host.refusal(self.id)
+        if refusal is not None:
+            raise refusal
         if self._host.left():
             raise ResumeError(
                 f"the engine was left before run {self.id!r} ended; its finished steps are kept: "

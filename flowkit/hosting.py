@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -23,6 +24,7 @@ from flowkit.dsl import Workflow, describe_change
 from flowkit.errors import (
     DeclarationError,
     FlowkitError,
+    JournalConflict,
     LeaseLost,
     ResumeError,
     RunBusy,
@@ -60,7 +62,8 @@ class Hosting:
         self.leaving = False
         self._recover = recover
         self._parked: set[str] = set()
-        self._refused: set[str] = set()
+        self.refused: dict[str, FlowkitError] = {}
+        """Runs that cannot be driven by this engine, and why; told to those who wait for them."""
         self._driver_left = anyio.Event()
         self._tasks: TaskGroup | None = None
 
@@ -199,9 +202,7 @@ class Hosting:
                 self._parked.add(run_id)
             else:
                 self.watching.pop(run_id, None)
-            if ended == "ended":
-                watched.ended, watched.value = driver.state.ended, driver.result
-            else:
+            if ended != "ended":
                 watched.left = ended != "waiting"
             if ended in ("waiting", "released") or (self.leaving and ended != "ended"):
                 with anyio.move_on_after(self.kit.grace_s, shield=True):
@@ -224,11 +225,10 @@ class Hosting:
     async def _keep_leases(self) -> None:
         while True:
             await anyio.sleep(self.lease_s / 3)
-            try:
-                for driver in list(self.drivers.values()):
-                    await self._renew(driver)
-            except StoreError as error:  # the fence holds, whatever becomes of the lease
-                log.warning("leases are not renewed: %s", error)
+            for driver in list(self.drivers.values()):
+                problem = await guarded(partial(self._renew, driver))
+                if isinstance(problem, Exception):  # the fence holds, whatever becomes of the lease
+                    log.warning("run %s: its lease is not renewed: %s", driver.run_id, problem)
 
     async def _renew(self, driver: Driver) -> None:
         messages = await self.store.renew(driver.run_id, driver.epoch, self.lease_s)
@@ -249,10 +249,9 @@ class Hosting:
     async def _poll(self) -> None:
         while True:
             await anyio.sleep(self.poll_s)
-            try:
-                await self._look()
-            except StoreError as error:
-                log.warning("waiting runs are not looked for: %s", error)
+            problem = await guarded(self._look)
+            if isinstance(problem, Exception):  # the next look may go better
+                log.warning("waiting runs are not looked for: %s", problem)
 
     async def _look(self) -> None:
         """Bring messages to their runs, and take up those whose time has come."""
@@ -279,8 +278,8 @@ class Hosting:
                 await self._wake(record.run_id)
 
     async def _wake(self, run_id: str) -> None:
-        """Take up a run if it can be; a refusal is logged once, never raised here."""
-        if self.leaving or run_id in self.drivers or run_id in self._refused:
+        """Take up a run if it can be; a refusal that stays is logged once and told to who waits."""
+        if self.leaving or run_id in self.drivers or run_id in self.refused:
             return
         try:
             journal = await self.store.load(run_id)
@@ -288,8 +287,8 @@ class Hosting:
                 await self.take(journal)
         except (RunBusy, LeaseLost, RunNotFound):
             return
-        except FlowkitError as error:
-            self._refused.add(run_id)
+        except (ResumeError, DeclarationError, JournalConflict) as error:
+            self.refused[run_id] = error
             log.warning("run %s is not resumed: %s", run_id, error, extra={"run_id": run_id})
 
 
@@ -319,3 +318,16 @@ def _check_version(record: RunRecord, journal: Journal, workflow: Workflow[Any, 
             f"{'; '.join(diff)}. Resume it with the code that it began with, or start a new run.",
             diff=diff,
         )
+
+
+def check_output(state: State, workflow: Workflow[Any, Any]) -> None:
+    """Refuse to read a stored result by other types than those it was stored by."""
+    slot, now = state.slots[state.graph.output], workflow.bound().nodes
+    for name in slot.step.nodes:
+        if name not in now or now[name].fingerprint != state.nodes[name].fingerprint:
+            line = f"node {name}: {'gone' if name not in now else 'changed'}"
+            raise VersionMismatch(
+                f"the stored result was made by another version of workflow {workflow.name!r} ({line}). "
+                f"Read it with the code that made it, or start a new run.",
+                diff=(line,),
+            )

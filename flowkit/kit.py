@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Sized
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import anyio
 
+import flowkit.events as ev
+from flowkit.events import Event
 from flowkit.node import AnyNode
 from flowkit.ports import Artifacts, Model, Store, World
 
@@ -40,3 +43,12 @@ class Kit:
             yield
         finally:
             limiter.release_on_behalf_of(borrower)
+
+
+class Audience(Protocol):
+    """Those who watch a run."""
+
+    @property
+    def readers(self) -> Sized: ...
+    def publish(self, events: Sequence[Event], /) -> None: ...
+    def end(self, ended: ev.RunEnded, value: Callable[[], Awaitable[Any]], /) -> None: ...

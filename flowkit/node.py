@@ -104,7 +104,10 @@ class Context(ABC):
 
     @abstractmethod
     async def signal(self, name: str, *, timeout_s: float | None = None, returns: Any = Any) -> Any:
-        """Wait durably for a signal and give its value; `TimeoutError` when the time is over."""
+        """Wait durably for a signal and give its value; `TimeoutError` when the time is over.
+
+        A value that is no `returns` is refused, with a warning in the log, and the wait goes on.
+        """
 
     @abstractmethod
     async def call(self, tool: AnyNode, /, *args: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from flowkit.errors import DeclarationError
 
@@ -49,6 +50,19 @@ class Policy:
         """Seconds to wait after the `tried`-th try (1-based); `draw` is a random number in [0, 1)."""
         full = min(self.backoff_s * 2.0 ** min(tried - 1, 64), self.backoff_max_s)
         return full * (0.5 + draw / 2)
+
+
+def policy_of(options: Mapping[str, Any]) -> Policy:
+    """The policy of a decorator's options; `DeclarationError` for one that does not exist."""
+    from difflib import get_close_matches
+
+    known = [each.name for each in fields(Policy)]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"options: {', '.join(known)}."
+            raise DeclarationError(f"there is no option {name!r}; {hint}")
+    return Policy(**options)
 
 
 @dataclass(frozen=True, slots=True)

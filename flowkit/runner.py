@@ -60,14 +60,27 @@ async def attempt(job: Try) -> ev.Payload:
     began = anyio.current_time()
     try:
         made = await _outcome(job)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a node raises)
+    except Exception as error:  # noqa: BLE001  (whatever a node raises)
         return failed(job, error, anyio.current_time() - began)
-    except anyio.get_cancelled_exc_class() as error:
-        # A scope of ours was cancelled, or the node let somebody else's cancellation escape.
-        if anyio.current_effective_deadline() == -math.inf:
+    except BaseException as error:
+        if _is_ours(error):
             raise
         return failed(job, error, anyio.current_time() - began)
     return made(anyio.current_time() - began)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error that is no `Exception` must pass: Ctrl-C, a closed loop, our cancellation.
+
+    What is left is a node's own failure: `SystemExit`, a panic of an extension module, or somebody
+    else's cancellation that the node let escape.
+    """
+    if anyio.current_effective_deadline() == -math.inf:
+        return True  # a scope of ours was cancelled
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.subgroup(KeyboardInterrupt) is not None
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)
 
 
 Made = Callable[[float], ev.Payload]
@@ -237,7 +250,11 @@ def describe(error: BaseException) -> Error:
     """An error as it is stored: no objects, no locals, text that any database takes."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    message = _clean(str(error)) or (type(error).__doc__ or "").strip().split("\n")[0]
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  (an error that cannot even be shown is still the node's)
+        text = "an error whose text cannot be made"
+    message = _clean(text) or (type(error).__doc__ or "").strip().split("\n")[0]
     return Error(type(error).__name__, message[:MESSAGE_MAX], where)
 
 

@@ -23,7 +23,7 @@ from flowkit.graph import Kind, check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.nodes.node import Node
 from flowkit.plan import Findings, Plan
-from flowkit.policy import Limits, Policy
+from flowkit.policy import Limits, Policy, policy_of
 from flowkit.values import compact
 
 Ts = TypeVarTuple("Ts")
@@ -163,6 +163,6 @@ def planner(
 
     def declare(found: Callable[..., Any], depth: int = 3) -> CodePlanner[Any, Any]:
         label = name or found.__name__
-        return CodePlanner(found, label, tools, limits, Policy(**policy), version, depth)
+        return CodePlanner(found, label, tools, limits, policy_of(policy), version, depth)
 
     return declare if function is None else declare(function, 4)

@@ -10,7 +10,7 @@ from flowkit.errors import DeclarationError
 from flowkit.graph import check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.nodes.node import Node
-from flowkit.policy import Effect, Policy
+from flowkit.policy import Effect, Policy, policy_of
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -89,9 +89,9 @@ def tool(
     """
 
     def declare(found: Callable[..., Any]) -> Tool[Any, Any]:
-        return Tool(found, name or found.__name__, Policy(**policy), version, 3)
+        return Tool(found, name or found.__name__, policy_of(policy), version, 3)
 
     if function is None:
         return declare
-    made: Tool[Any, Any] = Tool(function, name or function.__name__, Policy(**policy), version, 3)
+    made: Tool[Any, Any] = Tool(function, name or function.__name__, policy_of(policy), version, 3)
     return made

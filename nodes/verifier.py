@@ -10,7 +10,7 @@ from flowkit.dsl import After, Ref, place
 from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, check_name
 from flowkit.node import AnyNode, Context, signature
-from flowkit.policy import Policy
+from flowkit.policy import Policy, policy_of
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -154,8 +154,8 @@ def verifier(
     """
 
     def declare(found: Callable[..., Any]) -> Verifier[Any]:
-        return Verifier(found, name or found.__name__, Policy(**policy), version, 3)
+        return Verifier(found, name or found.__name__, policy_of(policy), version, 3)
 
     if function is None:
         return declare
-    return cast(Any, Verifier(function, name or function.__name__, Policy(**policy), version, 3))
+    return cast(Any, Verifier(function, name or function.__name__, policy_of(policy), version, 3))

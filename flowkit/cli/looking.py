@@ -318,7 +318,9 @@ def watch_run(database: Database, ref: str, *, json: bool, quiet: bool) -> int:
             view = View(record.run_id, record.workflow, driven=driven)
             show = show_for(quiet=quiet)
             if record.status not in FINAL and not driven:
-                show.note(f"nobody drives run {record.run_id} now: flowkit resume {record.run_id}")
+                show.note(f"run {record.run_id} is in no process's hands now.")
+                for line in advice(record, State(), database, "")[-1:]:
+                    show.note(line)
             await Follower(view, show, leaves_waiting=False).follow(
                 engine.handle(record.run_id).events(), record
             )
@@ -354,6 +356,9 @@ def print_posted(record: RunRecord, *, json: bool, database: Database, target: s
     elif driven:
         say(f"recorded; whoever drives run {record.run_id} takes it over within a second.")
     else:
-        say("recorded; nobody drives the run now.")
+        say(
+            "recorded. A process that waits for this run, or recovers all runs, takes it up within a "
+            "second. If there is none, take it up yourself:"
+        )
         for line in advice(record, State(), database, target)[-1:]:
             say(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -23,6 +23,7 @@ from flowkit import (
 from flowkit.errors import (
     BudgetExceeded,
     DeadlineExceeded,
+    DeclarationError,
     ResumeError,
     RunBusy,
     RunCancelled,
@@ -30,7 +31,7 @@ from flowkit.errors import (
     RunQuarantined,
 )
 from flowkit.nodes import Findings, Node, Plan, planner, tool
-from flowkit.ports import RunQuery
+from flowkit.ports import Message, RunQuery
 from flowkit.store import MemoryStore
 from tests.scenario.kit import (
     Log,
@@ -324,8 +325,8 @@ async def test_a_cancel_or_a_signal_to_an_ended_run_changes_nothing() -> None:
     async with running(store, Log(), recover=True, workflows=[quick]) as engine:
         assert await engine.run(quick, 1, run_id="r") == 2
         before = await store.load("r")
-        await engine.cancel("r")
-        await engine.signal("r", "late", 1)
+        await store.post("r", Message("1", "cancel"))  # posted while the run ended
+        await store.post("r", Message("2", "signal", "late"))
         await anyio.sleep(100)
         assert await store.load("r") == before
         assert await engine.run(quick, 1, run_id="r") == 2
@@ -896,3 +897,109 @@ async def test_a_bug_of_one_run_leaves_the_others_alone() -> None:
         with pytest.raises(Exception, match="bad"):
             await bad.result()
         assert await good.result() == 3
+
+
+async def test_who_waits_for_a_run_that_cannot_be_taken_up_is_told_why() -> None:
+    def version(number: str) -> Workflow[int, int]:
+        @tool(version=number)
+        async def work(ctx: Context, n: int) -> int:
+            return int(await ctx.signal("go", returns=int))
+
+        @workflow
+        def working(n: Ref[int]) -> Ref[int]:
+            return work(n)
+
+        return working
+
+    store = memory()
+    async with running(store, suspend_after_s=1) as engine:
+        await engine.start(version("1"), 1, run_id="r")
+        await anyio.sleep(10)
+    async with running(store, workflows=[version("2")], recover=True) as engine:
+        await engine.signal("r", "go", 2)
+        with pytest.raises(VersionMismatch, match="version changed"):
+            await engine.handle("r").result()
+
+
+async def test_what_is_no_workflow_is_refused_in_words() -> None:
+    @tool
+    async def lonely(ctx: Context, n: int) -> int:
+        return n
+
+    async with running() as engine:
+        with pytest.raises(DeclarationError, match=r"'lonely' is a Tool, not a workflow"):
+            await engine.run(cast(Any, lonely), 1)
+
+
+async def test_an_error_that_cannot_be_shown_and_a_panic_are_recorded_like_any_other() -> None:
+    class Unshowable(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    class Panic(BaseException):
+        """As an extension module raises it."""
+
+    @tool
+    async def unshowable(ctx: Context, n: int) -> int:
+        raise Unshowable
+
+    @tool
+    async def panics(ctx: Context, n: int) -> int:
+        raise Panic("panicked")
+
+    @tool
+    async def saves(ctx: Context, n: int) -> int:
+        return n
+
+    @workflow
+    def saved(n: Ref[int]) -> Ref[int]:
+        return (unshowable | panics | saves)(n)
+
+    async with running() as engine:
+        with pytest.raises(StepFailed, match="panicked"):  # no Exception: it moves on to nothing
+            await engine.run(saved, 1, run_id="r")
+        assert [
+            error for view in (await engine.state("r"))[1].views() for error in view.errors
+        ] == [
+            "unshowable: Unshowable: an error whose text cannot be made",
+            "panics: Panic: panicked",
+        ]
+
+
+async def test_nothing_can_be_said_to_a_run_that_has_ended() -> None:
+    @tool
+    async def one(ctx: Context, n: int) -> int:
+        return n
+
+    @workflow
+    def single(n: Ref[int]) -> Ref[int]:
+        return one(n)
+
+    async with running() as engine:
+        await engine.run(single, 1, run_id="r")
+        with pytest.raises(ResumeError, match="succeeded already"):
+            await engine.cancel("r")
+        with pytest.raises(ResumeError, match="succeeded already"):
+            await engine.signal("r", "go")
+
+
+async def test_a_stored_result_of_changed_types_is_a_version_mismatch() -> None:
+    def giving(hint: Any) -> Workflow[int, Any]:
+        async def one(ctx: Context, n: int) -> Any:
+            return n
+
+        one.__annotations__["return"] = hint
+        node = tool(one)
+
+        @workflow
+        def single(n: Ref[int]) -> Ref[Any]:
+            return node(n)
+
+        return single
+
+    store = memory()
+    async with running(store) as engine:
+        assert await engine.run(giving(int), 1, run_id="r") == 1
+    async with running(store) as engine:
+        with pytest.raises(VersionMismatch, match="node one: changed"):
+            await engine.run(giving(list[str]), 1, run_id="r")

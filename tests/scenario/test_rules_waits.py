@@ -150,12 +150,36 @@ async def test_a_signal_to_a_run_that_another_engine_has_in_memory_reaches_it() 
         assert await handle.result() == "<True: x>"
 
 
-async def test_a_signal_of_a_type_that_does_not_fit_fails_the_attempt() -> None:
-    async with running(None, Log()) as engine:
-        handle = await engine.start(approval, 1)
-        await handle.signal("verdict", {"ok": "perhaps"})
-        with pytest.raises(StepFailed, match="ok"):
-            await handle.result()
+async def test_a_signal_that_does_not_fit_is_refused_and_the_wait_goes_on() -> None:
+    log = Log()
+    async with running(None, log, suspend_after_s=5) as engine:
+        handle = await engine.start(approval, 1, run_id="r")
+        await handle.signal("verdict", "maybe")
+        await anyio.sleep(100)
+        assert (await handle.record()).status == "waiting"
+        await handle.signal("verdict", {"ok": True, "why": "now it fits"})
+        assert await handle.result() == "<True: now it fits>"
+
+
+async def test_a_refused_signal_does_not_prolong_the_time_out() -> None:
+    @tool
+    async def impatient(ctx: Context, n: int) -> str:
+        try:
+            return str(await ctx.signal("n", timeout_s=100, returns=int))
+        except TimeoutError:
+            return "gave up"
+
+    @workflow
+    def asking(n: Ref[int]) -> Ref[str]:
+        return impatient(n)
+
+    async with running(suspend_after_s=5) as engine:
+        began = now()
+        handle = await engine.start(asking, 1)
+        await anyio.sleep(60)
+        await handle.signal("n", "none")
+        assert await handle.result() == "gave up"
+        assert now() - began == pytest.approx(100, abs=2)
 
 
 async def test_signals_of_one_name_are_given_out_in_order_and_once_each() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowkit.errors import DeclarationError
-from flowkit.policy import Budget, Limits, Policy
+from flowkit.policy import Budget, Limits, Policy, policy_of
 
 draws = st.floats(0, 1, exclude_max=True)
 
@@ -103,3 +103,8 @@ def test_limits_that_let_a_planner_do_nothing_are_refused(name: str, value: int)
     with pytest.raises(DeclarationError, match=rf"{name}={value}: at least"):
         Limits(**{name: value})
     Limits(**{name: value + 1})
+
+
+def test_an_option_that_does_not_exist_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(DeclarationError, match=r"'retry'; did you mean retries\?"):
+        policy_of({"retry": 2})
