@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast, overload
@@ -130,6 +130,7 @@ class StepContext(Context):
         self._calls: dict[str, int] = {}
         self._waits: dict[str, int] = {}
         self._thread = threading.get_ident()
+        self._task = anyio.get_current_task().id
         self.run_id = run.run_id
         self.step = slot.exec
         self.attempt = slot.attempt
@@ -191,9 +192,9 @@ class StepContext(Context):
         wait = await self._wait("sleep", "", seconds)
         left = (wait.until or 0.0) - self._run.world.now()
         if wait.ended is None:
-            with self._run.untimed(self._slot):
+            with self._waits_for(wait):
                 await anyio.sleep(max(left, 0.0))
-            self._run.state.slept(wait)
+                self._run.state.slept(wait)
 
     async def signal(self, name: str, *, timeout_s: float | None = None, returns: Any = Any) -> Any:
         codec = Codec(returns, f"signal {name}")
@@ -202,7 +203,7 @@ class StepContext(Context):
             left = None if until is None else until - self._run.world.now()
             wait = await self._wait("signal", name, left)
             until = until if wait.until is None else wait.until
-            with self._run.untimed(self._slot):
+            with self._waits_for(wait):
                 await self._run.wait_signal(wait)
             if wait.ended is None or wait.ended.timed_out:
                 raise TimeoutError(f"no signal {name!r} came within {timeout_s} s")
@@ -215,15 +216,32 @@ class StepContext(Context):
                 self.progress({"signal": name, "refused": str(error)})
                 log.warning("run %s: signal %s is refused: %s", self.run_id, name, error)
 
+    @contextmanager
+    def _waits_for(self, wait: Wait) -> Generator[None]:
+        """While an attempt waits: its clock stands still, and a wait that it gives up is told."""
+        try:
+            with self._run.untimed(self._slot):
+                yield
+        finally:
+            if wait.ended is None:
+                self._run.state.abandon(wait)
+
     async def _wait(self, reason: str, name: str, seconds: float | None) -> Wait:
         if self._node.policy.effect == "once":
             raise FlowkitError(
                 f'{self._node.name!r} has effect="once" and cannot wait durably, since it would be begun '
                 f"anew. Put the wait into a step of its own, before it."
             )
+        if self._node.threaded is None and anyio.get_current_task().id != self._task:
+            raise FlowkitError(
+                f"{self._node.name!r} waits durably in a task beside its own, where nobody can tell what "
+                f"else it does. Await ctx.{reason} in the node itself, or make it a step of its own."
+            )
         n = self._waits[f"{reason} {name}"] = self._waits.get(f"{reason} {name}", 0) + 1
         known = self._find_wait(reason, name, n)
         if known is not None:
+            if known.ended is None:
+                self._run.state.park(self._slot)
             return known
         until = None if seconds is None else self._run.world.now() + seconds
         await self._run.commit([self._fact(ev.Waiting(reason, name, n, until))])

@@ -22,7 +22,14 @@ from typing import (
     get_origin,
 )
 
-from flowkit.errors import DeclarationError, DuplicateStep, Reject, TypeMismatch, UnknownInput
+from flowkit.errors import (
+    DeclarationError,
+    DuplicateStep,
+    Reject,
+    StepFailed,
+    TypeMismatch,
+    UnknownInput,
+)
 from flowkit.fits import fits
 from flowkit.graph import INPUT, Graph, NodeSpec, Source, Step, check, check_name
 from flowkit.node import AnyNode, signature
@@ -199,7 +206,8 @@ def place(
         each=each,
         checks=subject.key if subject is not None else "",
         attempts=attempts,
-        reject_moves=_reject_moves(node),
+        reject_moves=len(node.alternatives) > 1 and Reject in node.moves_on,
+        failure_moves=failure_moves(node),
     )
     if subject is not None:
         draft.place(step, subject.hint)
@@ -275,8 +283,10 @@ def item_type(hint: Any, key: str) -> Any:
     return members[0] if len(members) == 1 else Union[tuple(members)]  # noqa: UP007
 
 
-def _reject_moves(node: AnyNode) -> bool:
-    return len(node.alternatives) > 1 and Reject in node.moves_on
+def failure_moves(node: AnyNode) -> bool:
+    """Whether a planner that gives up, after its turns, is followed by the next alternative."""
+    planners = any(each.kind == "planner" for each in node.alternatives)
+    return planners and any(issubclass(StepFailed, kind) for kind in node.moves_on)
 
 
 class Workflow(Generic[A, R]):
@@ -364,6 +374,7 @@ def _moved(step: Step, prefix: str, entry: Source, waits: tuple[str, ...]) -> St
         checks=f"{prefix}/{step.checks}" if step.checks else "",
         attempts=step.attempts,
         reject_moves=step.reject_moves,
+        failure_moves=step.failure_moves,
     )
 
 

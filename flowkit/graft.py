@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from flowkit.dsl import failure_moves
 from flowkit.errors import BadArguments, PlanError, PlanTooLarge, UnknownTool
 from flowkit.fits import fits
 from flowkit.graph import INPUT, Source, Step, check_name
@@ -69,7 +70,8 @@ def _graft_one(
                 f"step {planned.id!r}: {name} takes {show_type(hint)}, but step {other.id!r} "
                 f"gives {show_type(given)}."
             )
-    return Step(planned.id, tuple(node.name for node in tool.alternatives), planned.inputs)
+    names = tuple(node.name for node in tool.alternatives)
+    return Step(planned.id, names, planned.inputs, failure_moves=failure_moves(tool))
 
 
 def _find(name: str, tools: Mapping[str, AnyNode]) -> AnyNode:

@@ -73,7 +73,8 @@ class Step:
     """A node placed in a graph, under its key.
 
     `each`: one step for each item of the first input. `checks`: the step whose value this verifier
-    judges, at most `attempts` rounds; `reject_moves` sends a rejected round to the next alternative.
+    judges, at most `attempts` rounds; `reject_moves` sends a rejected round to the next alternative,
+    `failure_moves` a planner that gave up.
     """
 
     key: str
@@ -84,6 +85,7 @@ class Step:
     checks: str = ""
     attempts: int = 2
     reject_moves: bool = False
+    failure_moves: bool = False
 
     def reads(self) -> Iterator[str]:
         """Keys of the steps that this one waits for."""

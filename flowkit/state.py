@@ -42,6 +42,8 @@ class State(Steps):
         self.cancelling = False
         self.ended: ev.RunEnded | None = None
         self.claims = 0
+        self.suspended = False
+        """The run's memory was freed while nothing but durable waits was going on."""
         self.steps_used = 0
         self.attempts_used = 0
 
@@ -116,6 +118,7 @@ class State(Steps):
         self._HANDLERS[kind](self, event, event.payload)
         if kind is not ev.Claimed:
             self.claims = 0
+            self.suspended = kind is ev.Waiting and not event.key
 
     def _slot(self, event: Event) -> Slot:
         try:
@@ -156,6 +159,10 @@ class State(Steps):
 
     def _claimed(self, event: Event, p: ev.Claimed) -> None:
         self.running.clear()
+        if not self.suspended:  # attempts were in memory: who knows what they did beside waiting
+            for slot in list(self.parked.values()):
+                self.unpark(slot)
+                self.ready[slot.exec] = slot
         if p.after == "release":
             self.claims = max(self.claims - 1, 0)
         if p.after == "death" and self.claims >= CLAIMS_MAX and self.ended is None:
@@ -179,6 +186,7 @@ class State(Steps):
 
     def _attempt_failed(self, event: Event, p: ev.AttemptFailed) -> None:
         slot = self._ending(event, None, p.duration_s)
+        self.owed = [fact for fact in self.owed if fact.key != event.key]
         if slot.errors is None:
             slot.errors = []
         slot.errors.append((slot.node, p.error))
@@ -190,6 +198,9 @@ class State(Steps):
             case "next":
                 slot.alternative += 1
                 slot.tries = 0
+                if slot.planning is not None and slot.planning.turns:
+                    slot.planning = Planning(before=slot.turn)  # another planner, or none
+                    slot.turn += 1
                 self.make_ready(slot)
             case "replan":
                 planner = slot.planner()
@@ -252,6 +263,7 @@ class State(Steps):
 
     def _waiting(self, event: Event, p: ev.Waiting) -> None:
         if not event.key:
+            self.suspended = True
             return
         slot = self._slot(event)
         if slot.status == "retrying":  # it has begun, so its time to be tried again is over
@@ -288,6 +300,21 @@ class State(Steps):
         wait.ended, wait.seq = p, event.seq
         if wait in (waiting := self.waits.get(p.name, [])):
             waiting.remove(wait)
+        self._wake(wait.slot)
+
+    def park(self, slot: Slot) -> None:
+        """An attempt that was begun anew is at its open wait again."""
+        self.parked[slot.exec] = slot
+        self.forget_due(slot)
+        for wait in slot.open_waits():
+            if wait.until is not None:
+                insort(self.due, (wait.until, slot.exec))
+
+    def abandon(self, wait: Wait) -> None:
+        """A wait was cancelled by the node itself; its attempt goes on with other work."""
+        if wait in (waiting := self.waits.get(wait.name, [])):
+            waiting.remove(wait)
+        wait.ended = ev.Signalled(wait.name, wait.n, timed_out=True)
         self._wake(wait.slot)
 
     def slept(self, wait: Wait) -> None:
@@ -382,4 +409,5 @@ def _grafted(step: Step, turn: str) -> Step:
         Source(f"{turn}/{source.step}", source.text, source.item) if source.step else source
         for source in step.inputs
     )
-    return Step(f"{turn}/{step.key}", step.nodes, inputs)
+    key = f"{turn}/{step.key}"
+    return Step(key, step.nodes, inputs, failure_moves=step.failure_moves)

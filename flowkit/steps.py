@@ -211,17 +211,23 @@ class Steps:
             error = Error(
                 "StepFailed", f"no planned step succeeded; the last error: {failed[-1].error}"
             )
-            self.owe(slot, ev.StepFailed(error))
+            self.give_up(slot, error)
         else:
             slot.value = None
             self.produced(slot)
+
+    def give_up(self, slot: Slot, error: Error) -> None:
+        """A planner found nothing in its turns: the next alternative, or the step has failed."""
+        last = slot.alternative + 1 == len(slot.step.nodes)
+        moves = slot.step.failure_moves and not last
+        self.owe(slot, ev.AttemptFailed(error, "next") if moves else ev.StepFailed(error))
 
     def next_turn(self, slot: Slot, feedback: tuple[str, ...]) -> None:
         limit = self.nodes[slot.node].turns_max
         before = slot.planning.before if slot.planning else 0
         if limit and slot.turn - before >= limit:
             error = Error("StepFailed", f"the planner used up its {limit} turns without an answer")
-            self.owe(slot, ev.StepFailed(error))
+            self.give_up(slot, error)
             return
         slot.turn += 1
         slot.feedback = feedback

@@ -678,3 +678,39 @@ async def test_with_on_budget_fail_the_run_ends_with_budget_exceeded() -> None:
     async with running(None, Log()) as engine:
         with pytest.raises(BudgetExceeded, match="5"):
             await engine.run(agent_flow, "x", budget=Budget(steps_max=5))
+
+
+async def test_a_planner_that_gives_up_is_followed_by_the_next_alternative() -> None:
+    @tool
+    async def step(ctx: Context, n: int) -> int:
+        return n
+
+    @planner(tools=[step], turns_max=2)
+    async def endless(ctx: Context, n: int) -> Plan | int:
+        return Plan([step.step(n, id="a")], again=True)
+
+    @planner(tools=[step])
+    async def brief(ctx: Context, n: int) -> Plan | int:
+        return 7 if ctx.turns else Plan([step.step(n, id="b")])
+
+    @tool
+    async def plain(ctx: Context, n: int) -> int:
+        return -n
+
+    @workflow
+    def to_tool(n: Ref[int]) -> Ref[int]:
+        return (endless | plain)(n)
+
+    @workflow
+    def to_planner(n: Ref[int]) -> Ref[int]:
+        return (endless | brief)(n)
+
+    store = memory()
+    async with running(store) as engine:
+        assert await engine.run(to_tool, 1, run_id="t") == -1
+        assert await engine.run(to_planner, 1, run_id="p") == 7
+    for run_id, flow, result in (("t", to_tool, -1), ("p", to_planner, 7)):
+        last = (await store.load(run_id)).record.head
+        for seq in range(2, last + 1):
+            async with running(await crashed(store, run_id, seq)) as engine:
+                assert await engine.run(flow, 1, run_id=run_id) == result
