@@ -139,7 +139,8 @@ class Driver:
         """Free the run's memory, when nothing comes within `suspend_after_s`; True when it is done."""
         due = self._commands.due
         soon = self.world.now() + self.kit.suspend_after_s
-        if due is not None and due <= soon:
+        threads = any(mark.running for mark in self._threads.values())  # not to be forgotten
+        if threads or (due is not None and due <= soon):
             return False
         with anyio.move_on_after(self.kit.suspend_after_s) as lull:
             await self._wake.wait()

@@ -192,3 +192,31 @@ async def test_a_thread_that_raises_fails_the_attempt() -> None:
     async with Engine(MemoryStore()) as engine:
         with anyio.fail_after(LIMIT_S), pytest.raises(StepFailed, match="from a thread"):
             await engine.run(flow, 1)
+
+
+async def test_a_run_whose_timed_out_thread_goes_on_keeps_its_memory_and_does_not_overlap() -> None:
+    """Suspended, it would forget the thread, and try again beside it."""
+
+    @tool(retries=1, timeout_s=0.1, backoff_s=1.5)
+    def stuck(ctx: Context, n: int) -> int:
+        gates = ctx.resource(Gates)
+        gates.log.append("begun")
+        gates.begun.release()
+        assert gates.open.wait(LIMIT_S)
+        gates.log.append("ended")
+        return n
+
+    @workflow
+    def flow(n: Ref[int]) -> Ref[int]:
+        return stuck(n)
+
+    gates = Gates()
+    async with Engine(MemoryStore(), resources=[gates], suspend_after_s=0.05) as engine:
+        handle = await engine.start(flow, 1)
+        await wait(gates.begun.acquire)
+        await one_failed(handle)
+        await anyio.sleep(2.0)  # past the time of the second try
+        assert gates.log == ["begun"]
+        gates.open.set()
+        assert await handle.result() == 1
+    assert gates.log == ["begun", "ended", "begun", "ended"]
