@@ -183,10 +183,18 @@ def test_the_fourth_claim_in_a_row_after_deaths_quarantines() -> None:
     assert "a" in end.error.message
 
 
-def test_an_attempt_with_two_waits_that_ran_out_is_begun_once_after_a_crash() -> None:
+def test_an_attempt_with_two_waits_that_ran_out_is_begun_once_after_its_memory_was_freed() -> None:
     run = Run(tool("a"))
     run.tell(ev.Waiting("sleep", "", 1, NOW + 5), "a", 1)
     run.tell(ev.Waiting("sleep", "", 2, NOW + 6), "a", 1)
-    run.tell(ev.Claimed("you", 2, "death"))
+    run.tell(ev.Waiting("sleep at a", until=NOW + 6))
+    run.tell(ev.Claimed("you", 2, "release"))
     assert run.starts(NOW + 5) == []
     assert run.starts(NOW + 6) == ["a"]
+
+
+def test_an_attempt_that_waited_in_memory_at_a_crash_is_begun_anew_at_once() -> None:
+    run = Run(tool("a"))
+    run.tell(ev.Waiting("signal", "go", 1), "a", 1)
+    run.tell(ev.Claimed("you", 2, "death"))
+    assert run.starts(NOW) == ["a"]
