@@ -1003,3 +1003,24 @@ async def test_a_stored_result_of_changed_types_is_a_version_mismatch() -> None:
     async with running(store) as engine:
         with pytest.raises(VersionMismatch, match="node one: changed"):
             await engine.run(giving(list[str]), 1, run_id="r")
+
+
+async def test_a_cancel_that_waited_for_an_owner_comes_before_any_new_start() -> None:
+    @tool
+    async def effect(ctx: Context, n: int) -> int:
+        ctx.resource(Log).append(ctx.step)
+        return n
+
+    @workflow
+    def single(n: Ref[int]) -> Ref[int]:
+        return effect(n)
+
+    store = memory()
+    async with running(store, Log()) as engine:
+        await engine.run(single, 1, run_id="r")
+    copy, log = await crashed(store, "r", 2), Log()  # begun and claimed; nothing has run
+    await copy.post("r", Message("1", "cancel"))
+    async with running(copy, log) as engine:
+        with pytest.raises(RunCancelled):
+            await engine.run(single, 1, run_id="r")
+    assert log == [], "a step began after the cancel was recorded"
