@@ -8,12 +8,13 @@ from typing import Any, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
+from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest
 from flowkit.errors import FlowkitError
 from flowkit.events import ModelAnswered
 from flowkit.graft import plan_from, plan_schema
 from flowkit.node import AnyNode, ModelHandle
 from flowkit.plan import Plan
-from flowkit.ports import ChatMessage, Model, ModelAnswer, ModelRequest
+from flowkit.ports import Model
 from flowkit.values import Codec, Value, compact, digest, parse
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class JournaledModel(ModelHandle):
         model: Model | None,
         tools: Sequence[AnyNode],
         remember: Remember,
-        on_delta: Callable[[str], None],
+        on_delta: Callable[[Delta], None],
     ) -> None:
         self._model = model
         self._tools = tools
@@ -60,8 +61,8 @@ class JournaledModel(ModelHandle):
     async def respond(self, request: ModelRequest) -> ModelAnswer:
         model = self._need()
 
-        async def delta(text: str) -> None:
-            self._on_delta(text)
+        async def delta(piece: Delta) -> None:
+            self._on_delta(piece)
 
         async def ask(n: int) -> ModelAnswered:
             answer = await model.respond(request, on_delta=delta)

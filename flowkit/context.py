@@ -15,6 +15,7 @@ import anyio
 
 import flowkit.events as ev
 from flowkit.asking import JournaledModel
+from flowkit.chat import Delta
 from flowkit.errors import FlowkitError
 from flowkit.events import Fact, StepView
 from flowkit.node import AnyNode, Context
@@ -166,8 +167,11 @@ class StepContext(Context):
 
             anyio.from_thread.run_sync(self._run.publish, fact)
 
-    def _on_delta(self, text: str) -> None:
-        self._run.publish(self._fact(ev.Progress({"delta": text})))
+    def _on_delta(self, piece: Delta) -> None:
+        said = {"delta": piece.text, "reasoning": piece.reasoning}
+        self._run.publish(
+            self._fact(ev.Progress({name: text for name, text in said.items() if text}))
+        )
 
     async def artifact(
         self, data: bytes | str | Path, *, name: str, media_type: str = "application/octet-stream"

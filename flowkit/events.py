@@ -26,7 +26,8 @@ from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 import flowkit.errors as fault
-from flowkit.graph import Graph, Step
+from flowkit.chat import Usage
+from flowkit.graph import Call, Graph, Step
 from flowkit.policy import Budget
 from flowkit.values import Value, compact, parse
 
@@ -78,7 +79,11 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswered:
-    """`n` counts identical requests of one attempt; `value` is the model's answer."""
+    """One answer, or one try that failed (`error`). `n` counts identical requests of one attempt.
+
+    `purpose` is empty for what a node asks in its own line of talk, and names what is asked beside
+    it: "correction", "summary", "judge".
+    """
 
     request: str
     n: int
@@ -86,6 +91,8 @@ class ModelAnswered:
     value: Value | None = None
     error: Error | None = None
     duration_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +129,17 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A planner's answer and the steps that it adds. `answer`: seq of the ModelAnswered behind it."""
+    """A planner's answer and the steps that it adds. `answer`: seq of the ModelAnswered behind it.
+
+    `calls`: the model's calls of tools, in its order, and what became of each.
+    """
 
     input_hash: str
     steps: tuple[Step, ...] = ()
     again: bool = False
     answer: int | None = None
     duration_s: float = 0.0
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

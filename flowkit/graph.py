@@ -69,6 +69,21 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A model's call of a tool and what became of it: a planned step, or a refusal.
+
+    `how`: "valid" at once; "repaired", its JSON was broken and could be read all the same;
+    "corrected" by the model, asked once more; "refused", with `note` as what the model gets in
+    place of a result.
+    """
+
+    id: str
+    step: str = ""
+    how: Literal["valid", "repaired", "corrected", "refused"] = "valid"
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A node placed in a graph, under its key.
 

@@ -16,8 +16,8 @@ from flowkit.policy import Limits, Policy
 from flowkit.values import Artifact, Codec, combine, compact
 
 if TYPE_CHECKING:
+    from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest
     from flowkit.events import StepView
-    from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest
 
 T = TypeVar("T")
 

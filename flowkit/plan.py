@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeGuard, TypeVar, cast
 
-from flowkit.graph import Source
+from flowkit.graph import Call, Source
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -26,10 +26,14 @@ class Planned(Generic[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A planner's answer: do these steps. `again=True`: then ask me again, with what they gave."""
+    """A planner's answer: do these steps. `again=True`: then ask me again, with what they gave.
+
+    `calls` tells which call of the model each step answers, and which calls were refused.
+    """
 
     steps: Sequence[Planned[Any]] = ()
     again: bool = False
+    calls: Sequence[Call] = ()
 
 
 def is_planned(value: object) -> TypeGuard[Planned[Any]]:

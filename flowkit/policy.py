@@ -89,21 +89,28 @@ class Limits:
 class Budget:
     """What a run may use, counted from its events, so that a resume does not begin anew.
 
-    `wall_s_max` counts from the run's start and goes on while nothing runs. `parallel_max` is the
-    number of steps that run at once. With `on_budget="answer"` planners get one last turn, without
+    `turns_max` counts planners' turns, `tool_calls_max` planned steps that have begun. Tokens and cost
+    are the sum over all models, as far as they tell; what is in flight may go beyond. `wall_s_max`
+    counts from the run's start and goes on while nothing runs. `parallel_max` is the number of steps
+    that run at once. With `on_budget="answer"` planners get one last turn, without
     tools, and the declared steps go on; with `"fail"` the run fails.
     """
 
     steps_max: int | None = None
     attempts_max: int | None = None
+    turns_max: int | None = None
+    tool_calls_max: int | None = None
+    tokens_in_max: int | None = None
+    tokens_out_max: int | None = None
+    cost_usd_max: float | None = None
     wall_s_max: float | None = None
     parallel_max: int = 100
     on_budget: Literal["fail", "answer"] = "fail"
 
     def __post_init__(self) -> None:
-        for name in ("steps_max", "attempts_max", "wall_s_max", "parallel_max"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise DeclarationError(f"Budget({name}={value}): must be above 0.")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name != "on_budget" and value is not None and not value > 0:
+                raise DeclarationError(f"Budget({each.name}={value}): must be above 0.")
         if self.on_budget not in ("fail", "answer"):
             raise DeclarationError(f'Budget(on_budget={self.on_budget!r}): use "fail" or "answer".')

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
+from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
 from flowkit.events import Event, Status
 from flowkit.values import Value
 
@@ -124,61 +125,6 @@ class Artifacts(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A model's call of a tool, with the arguments as the raw text that it wrote."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One message of a conversation. `reasoning=""` and `None` are different things."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_details: Sequence[Any] | None = None
-    tool_calls: Sequence[ToolCall] = ()
-    tool_call_id: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """What a model is asked. `schema` is the JSON schema of the wanted answer, `schema_name` its name."""
-
-    messages: Sequence[ChatMessage]
-    tools: Sequence[Mapping[str, Any]] = ()
-    schema: Mapping[str, Any] | None = None
-    schema_name: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    deadline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one answer."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelAnswer:
-    """What a model answered; `model` is the name that the server gave."""
-
-    message: ChatMessage
-    finish_reason: str = "stop"
-    usage: Usage = Usage()
-    model: str = ""
-
-
-OnDelta = Callable[[str], Awaitable[None]]
-
-
 class Model(Protocol):
     """A language model, or what stands in for one."""
 
@@ -187,7 +133,9 @@ class Model(Protocol):
 
     async def respond(
         self, request: ModelRequest, *, on_delta: OnDelta | None = None
-    ) -> ModelAnswer: ...
+    ) -> ModelAnswer:
+        """Ask once; `ModelError` says what went wrong, and what may help. Retries are the run's."""
+        ...
 
 
 def _new_id() -> str:

@@ -11,8 +11,7 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Final, cast
 
-from flowkit.model.access import Access
-from flowkit.model.errors import (
+from flowkit.errors import (
     BadModelRequest,
     ContentFiltered,
     ContextOverflow,
@@ -23,6 +22,7 @@ from flowkit.model.errors import (
     QuotaExhausted,
     RateLimited,
 )
+from flowkit.model.access import Access
 
 TEXT_MAX: Final = 400
 """Characters of a server's own text that a message shows."""

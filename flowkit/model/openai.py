@@ -17,15 +17,15 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from flowkit.chat import Delta, ModelAnswer, ModelRequest, OnDelta
+from flowkit.errors import BadModelRequest, ModelUnavailable
 from flowkit.model import access as accesses
 from flowkit.model.access import Access
-from flowkit.model.errors import BadModelRequest, ModelUnavailable
 from flowkit.model.faults import error_of, read_fault, unreachable
 from flowkit.model.profile import Profile
 from flowkit.model.reading import ANSWER_CHARS_MAX, Assembly, conclude, error_in
 from flowkit.model.sse import EventReader, WholeReader
 from flowkit.model.wire import body
-from flowkit.ports import ModelAnswer, ModelRequest, OnDelta
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -208,7 +208,7 @@ class OpenAIModel:
                     return
                 text = self._feed(got, event)
                 if text and on_delta is not None:
-                    await on_delta(text)
+                    await on_delta(Delta(text))
             if max(got.chars, reader.waiting) > ANSWER_CHARS_MAX:
                 raise ModelUnavailable(
                     f"More than {ANSWER_CHARS_MAX} characters came from {self._access.where} in "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from flowkit.model.errors import NoModel
+from flowkit.errors import NoModel
 
 SAMPLING: Final = frozenset(
     {"temperature", "top_p", "presence_penalty", "frequency_penalty", "seed"}

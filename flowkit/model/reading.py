@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+from flowkit.chat import ChatMessage, ModelAnswer, ToolCall, Usage
+from flowkit.errors import BadModelAnswer, ContentFiltered, ModelUnavailable
 from flowkit.model.access import Access
-from flowkit.model.errors import BadModelAnswer, ContentFiltered, ModelUnavailable
 from flowkit.model.profile import Profile
 from flowkit.model.wire import REASONING_FIELD, whole
-from flowkit.ports import ChatMessage, ModelAnswer, ToolCall, Usage
 
 ANSWER_CHARS_MAX: Final = 16_000_000
 """Characters of one answer with its arguments and reasoning, and bytes of one event.

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Final, cast
 
-from flowkit.model.errors import BadModelRequest
+from flowkit.chat import ChatMessage, ModelRequest
+from flowkit.errors import BadModelRequest
 from flowkit.model.profile import SAMPLING, Profile
-from flowkit.ports import ChatMessage, ModelRequest
 
 REASONING_FIELD: Final = "_reasoning_field"
 """In `ChatMessage.extra`: the name under which the server gave the reasoning.

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
+from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest, ToolCall, Usage
 from flowkit.model import (
     BadModelAnswer,
     BadModelRequest,
@@ -31,7 +32,6 @@ from flowkit.model import (
     QuotaExhausted,
     RateLimited,
 )
-from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest, ToolCall, Usage
 
 KEY = "sk-test-4711-secret"
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -188,7 +188,7 @@ async def ask(
     server: Server,
     *replies: Reply | bytes,
     request: ModelRequest | None = None,
-    on_delta: Callable[[str], Any] | None = None,
+    on_delta: Callable[[Delta], Any] | None = None,
     **options: Any,
 ) -> ModelAnswer:
     server.replies = [reply if isinstance(reply, Reply) else Reply(reply) for reply in replies]
@@ -204,8 +204,8 @@ async def ask(
 async def test_a_streamed_answer_is_put_together(server: Server) -> None:
     pieces: list[str] = []
 
-    async def on_delta(text: str) -> None:
-        pieces.append(text)
+    async def on_delta(piece: Delta) -> None:
+        pieces.append(piece.text)
 
     answer = await ask(
         server,
@@ -853,7 +853,7 @@ async def test_an_answer_does_not_wait_for_the_connection_to_end(server: Server)
 @both_backends
 @pytest.mark.parametrize("raised", [ValueError("mine"), TimeoutError("mine")])
 async def test_an_error_of_who_listens_is_its_own(server: Server, raised: Exception) -> None:
-    async def on_delta(_: str) -> None:
+    async def on_delta(_: Delta) -> None:
         raise raised
 
     with pytest.raises(type(raised), match="mine"):
