@@ -81,8 +81,8 @@ class Intent:
 class ModelAnswered:
     """One answer, or one try that failed (`error`). `n` counts identical requests of one attempt.
 
-    `purpose` is empty for what a node asks in its own line of talk, and names what is asked beside
-    it: "correction", "summary", "judge".
+    `retry_at` (Unix time): when the same model is asked again after an error. `purpose` is empty for
+    what a node asks in its own line of talk, and names what is asked beside it, such as "summary".
     """
 
     request: str
@@ -91,6 +91,7 @@ class ModelAnswered:
     value: Value | None = None
     error: Error | None = None
     duration_s: float = 0.0
+    retry_at: float | None = None
     usage: Usage = field(default_factory=Usage)
     purpose: str = ""
 

@@ -197,6 +197,7 @@ class AnyNode:
                 answers=self.answers,
                 turns_max=self.limits.turns_max if self.kind == "planner" else 0,
                 replans_max=self.limits.replans_max if self.kind == "planner" else 0,
+                tokens_max=self.limits.tokens_max or 0,
                 once=self.policy.effect == "once",
             )
         return self._spec

@@ -67,12 +67,17 @@ def policy_of(options: Mapping[str, Any]) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a planner may plan: steps in one plan, turns, replans after failures, repairs of a bad plan."""
+    """What a planner may plan: steps in one plan, turns, replans after failures, repairs of a bad plan.
+
+    `tokens_max`: tokens, in and out, that it and all below it may use before its last turn; None for
+    no limit but the run's.
+    """
 
     steps_max: int = 100
     turns_max: int = 300
     replans_max: int = 2
     repairs_max: int = 2
+    tokens_max: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -80,9 +85,11 @@ class Limits:
             ("turns_max", 1),
             ("replans_max", 0),
             ("repairs_max", 0),
+            ("tokens_max", 1),
         ):
-            if getattr(self, name) < least:
-                raise DeclarationError(f"{name}={getattr(self, name)}: at least {least}.")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise DeclarationError(f"{name}={value}: at least {least}.")
 
 
 @dataclass(frozen=True, slots=True)

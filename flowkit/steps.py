@@ -285,7 +285,8 @@ class Steps:
         planning = subject.planning
         if planning is not None and self.nodes[subject.node].kind == "planner":
             if not (planning.turns and planning.turns[-1].number == subject.turn):
-                planning.turns.append(TurnState(subject.turn, []))
+                planning.turns.append(TurnState(subject.turn, [], said=planning.said))
+                planning.said = []
             planning.turns[-1].feedback += subject.feedback
             planning.digest = combine([planning.digest, *subject.feedback])
             self.next_turn(subject, subject.feedback)
