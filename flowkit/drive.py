@@ -67,7 +67,8 @@ class Driver:
         self.epoch = epoch
         self.world = kit.world
         self.artifacts = kit.artifacts
-        self.model = kit.model
+        self.models = kit.models
+        self.model_policy = kit.model_policy
         self.resources = kit.resources
         self.values = Reading(state, self.nodes, workflow.codec(), kit.artifacts)
         self._fallbacks = workflow.fallbacks

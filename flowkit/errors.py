@@ -269,7 +269,8 @@ class NoModel(ModelError):
     elsewhere = False
 
     def __init__(self, message: str = "No language model is configured.") -> None:
-        super().__init__(f"{message} {HOW_TO_CONFIGURE}")
+        told = message if HOW_TO_CONFIGURE in message else f"{message} {HOW_TO_CONFIGURE}"
+        super().__init__(told)
 
 
 class Retry(Exception):

@@ -52,6 +52,10 @@ class Policy:
         return full * (0.5 + draw / 2)
 
 
+ASK_AGAIN = Policy(retries=5, backoff_s=1.0, backoff_max_s=60.0)
+"""How often a model that failed for a moment is asked again. `Retry-After` comes before the backoff."""
+
+
 def policy_of(options: Mapping[str, Any]) -> Policy:
     """The policy of a decorator's options; `DeclarationError` for one that does not exist."""
     from difflib import get_close_matches

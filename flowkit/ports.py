@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
 from flowkit.events import Event, Status
@@ -136,6 +136,21 @@ class Model(Protocol):
     ) -> ModelAnswer:
         """Ask once; `ModelError` says what went wrong, and what may help. Retries are the run's."""
         ...
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A model that tells how long a conversation may be."""
+
+    @property
+    def context_tokens(self) -> int: ...
+
+
+def models_of(model: Model | Sequence[Model] | None) -> Sequence[Model]:
+    """Models in order of preference."""
+    if model is None:
+        return ()
+    return tuple(model) if isinstance(model, Sequence) else (model,)
 
 
 def _new_id() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import flowkit.events as ev
@@ -256,7 +257,8 @@ class State(Steps):
 
     def _planned(self, event: Event, p: ev.Planned) -> None:
         slot = self._ending(event, p.input_hash, p.duration_s)
-        slot.status, slot.left = "expanded", len(p.steps)
+        slot.status = "expanded"
+        slot.left = sum(not step.checks for step in p.steps)  # a verifier ends with what it checks
         slot.tries = 0
         planning = slot.planning = slot.planning or Planning()
         turn = TurnState(slot.turn, [], p.again, calls=p.calls, said=planning.said)
@@ -441,5 +443,10 @@ def _grafted(step: Step, turn: str) -> Step:
         Source(f"{turn}/{source.step}", source.text, source.item) if source.step else source
         for source in step.inputs
     )
-    key = f"{turn}/{step.key}"
-    return Step(key, step.nodes, inputs, failure_moves=step.failure_moves)
+    return replace(
+        step,
+        key=f"{turn}/{step.key}",
+        inputs=inputs,
+        after=tuple(f"{turn}/{key}" for key in step.after),
+        checks=f"{turn}/{step.checks}" if step.checks else "",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flowkit.node import AnyNode
 from flowkit.nodes.node import Fallback, Node
 from flowkit.nodes.planner import CodePlanner, planner
+from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.tool import Tool, tool
 from flowkit.nodes.verifier import Verifier, verifier
 from flowkit.plan import Failure, Findings, Plan, Planned, Turn
@@ -18,6 +19,7 @@ __all__ = [
     "Node",
     "Plan",
     "Planned",
+    "Subflow",
     "Tool",
     "Turn",
     "Verifier",
