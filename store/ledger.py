@@ -62,7 +62,7 @@ class Ledger:
             self._runs.clear()
             self._damaged.clear()
             self._version = version
-            self._last = sqlite.rows(self.connection, statements.LAST_RUN)[0][0] or 0
+            self._last = next(sqlite.rows(self.connection, statements.LAST_RUN))[0] or 0
         missing = list({run_id for run_id in run_ids if run_id and run_id not in self._runs})
         for start in range(0, len(missing), _ASKED_MAX):
             self._fetch(missing[start : start + _ASKED_MAX])

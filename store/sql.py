@@ -227,10 +227,10 @@ def _sha256(data: bytes) -> str:
 
 
 def _load(connection: Connection, run_id: str, after: int) -> Journal:
-    found = sqlite.rows(connection, statements.RUN, (run_id,))
-    if not found:
+    found = next(sqlite.rows(connection, statements.RUN, (run_id,)), None)
+    if found is None:
         raise not_found(run_id)
-    run = Run.read(found[0])
+    run = Run.read(found)
     rows = sqlite.rows(connection, statements.EVENTS_AFTER, (run.row, after))
     return Journal(run.record(), read_events(run_id, rows, after))
 

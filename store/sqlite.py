@@ -12,7 +12,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import quote
@@ -200,9 +200,12 @@ def raw(connection: Connection) -> sqlite3.Connection:
 
 def rows(
     connection: Connection, text: str, parameters: Sequence[Any] = ()
-) -> list[tuple[Any, ...]]:
-    """What a statement of `statements` finds, as plain tuples: 600 rows in 0.7 instead of 1.8 ms."""
-    return raw(connection).execute(text, parameters).fetchall()
+) -> Iterator[tuple[Any, ...]]:
+    """What a statement of `statements` finds, as plain tuples: SQLAlchemy's took 1.8 ms for 600, not 0.7.
+
+    They are read as they are asked for, so that a long journal is never in memory twice.
+    """
+    return raw(connection).execute(text, parameters)
 
 
 def prepare(connection: Connection, path: Path) -> None:
