@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -189,7 +188,7 @@ class Hosting:
         watched = self.watch(run_id)
         ended: Ended = "released"
         try:
-            outcome = await guarded(lambda: driver.drive(facts))
+            outcome = await guarded(driver.drive(facts))
             if isinstance(outcome, Exception):
                 watched.error = outcome
                 log.error("run %s stopped: %s", run_id, outcome, extra={"run_id": run_id})
@@ -226,7 +225,7 @@ class Hosting:
         while True:
             await anyio.sleep(self.lease_s / 3)
             for driver in list(self.drivers.values()):
-                problem = await guarded(partial(self._renew, driver))
+                problem = await guarded(self._renew(driver))
                 if isinstance(problem, Exception):  # the fence holds, whatever becomes of the lease
                     log.warning("run %s: its lease is not renewed: %s", driver.run_id, problem)
 
@@ -249,7 +248,7 @@ class Hosting:
     async def _poll(self) -> None:
         while True:
             await anyio.sleep(self.poll_s)
-            problem = await guarded(self._look)
+            problem = await guarded(self._look())
             if isinstance(problem, Exception):  # the next look may go better
                 log.warning("waiting runs are not looked for: %s", problem)
 
