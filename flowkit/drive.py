@@ -50,6 +50,7 @@ class Driver:
         state: State,
         epoch: int,
         audience: Audience | None,
+        facts: Sequence[Fact] = (),
     ) -> None:
         self.kit = kit
         self.run_id = run_id
@@ -63,7 +64,7 @@ class Driver:
         self.values = Reading(state, self.nodes, workflow.codec(), kit.artifacts)
         self._fallbacks = workflow.fallbacks
         self._audience = audience
-        self._pending: list[Fact] = []
+        self._pending = [*facts]
         self._begun = 0
         self._done = 0
         self._leading = False
@@ -77,7 +78,7 @@ class Driver:
         self._wake = anyio.Event()
         self._signalled: anyio.Event | None = None
         self._durable = 0
-        self._begun_event = anyio.Event()
+        self._beginning: anyio.Event | None = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._broken: Exception | None = None
         self._draining = False
@@ -85,19 +86,19 @@ class Driver:
 
     # ---- the run's life
 
-    async def drive(self, facts: Sequence[Fact]) -> Ended:
+    async def drive(self) -> Ended:
         """Append the first facts (the claim), then go on until the run ends, waits or is lost."""
         ended: Ended = "lost"
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
-                await self.commit(facts)
-                self._begun_event.set()
+                await self.commit(())
+                self._has_begun()
                 ended = await self._attend()
             except LeaseLost:
                 pass  # the new owner goes on; nothing of ours is written any more
             finally:
-                self._begun_event.set()
+                self._has_begun()
                 self._stop_all("released")
                 tasks.cancel_scope.cancel()
         return ended
@@ -193,9 +194,15 @@ class Driver:
             [Fact(ev.OutcomeUnknown(text), slot.exec, slot.alternative) for slot in unknown]
         )
 
+    def _has_begun(self) -> None:
+        if self._beginning is not None:
+            self._beginning.set()
+            self._beginning = None
+
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
-        await self._begun_event.wait()
+        if self._beginning is not None:
+            await self._beginning.wait()
         if self._broken is not None and self.state.ended is None:
             raise self._broken
 
@@ -398,7 +405,8 @@ class Driver:
                 await self._fly(flight, task)
                 if scope.cancel_called:
                     return flight
-                if not await self._committed(flight.facts(), 1):
+                facts, flight = flight.facts(), None  # what the attempt needed is free
+                if not await self._committed(facts, 1):
                     return None
             return None
         return flight

@@ -162,33 +162,39 @@ class Hosting:
         if begin is not None and not journal.events:
             first.append(Fact(begin))
         first.append(Fact(ev.Claimed(self.owner, epoch, cast(Any, after))))
-        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch)
-        await self.launch(driver, [*first, *facts])
+        first += facts
+        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch, first)
+        await self.launch(driver)
 
     def driver_for(
-        self, run_id: str, workflow: Workflow[Any, Any], state: State, epoch: int
+        self,
+        run_id: str,
+        workflow: Workflow[Any, Any],
+        state: State,
+        epoch: int,
+        facts: Sequence[Fact] = (),
     ) -> Driver:
         watched = self.watching.get(run_id) if not epoch else self.watch(run_id)
-        return Driver(self.kit, run_id, workflow, state, epoch, watched)
+        return Driver(self.kit, run_id, workflow, state, epoch, watched, facts)
 
     def watch(self, run_id: str) -> Watched:
         return self.watching.setdefault(run_id, Watched())
 
-    async def launch(self, driver: Driver, facts: Sequence[Fact]) -> None:
+    async def launch(self, driver: Driver) -> None:
         """Drive a run in the background; returns when its first facts are on disk."""
         self._parked.discard(driver.run_id)
         self.drivers[driver.run_id] = driver
-        self._need_tasks().start_soon(self._drive, driver, facts)
+        self._need_tasks().start_soon(self._drive, driver)
         await driver.wait_begun()
 
     # ---- driving them
 
-    async def _drive(self, driver: Driver, facts: Sequence[Fact]) -> None:
+    async def _drive(self, driver: Driver) -> None:
         run_id = driver.run_id
         watched = self.watch(run_id)
         ended: Ended = "released"
         try:
-            outcome = await guarded(driver.drive(facts))
+            outcome = await guarded(driver.drive())
             if isinstance(outcome, Exception):
                 watched.error = outcome
                 log.error("run %s stopped: %s", run_id, outcome, extra={"run_id": run_id})
