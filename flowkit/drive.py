@@ -294,7 +294,8 @@ class Driver:
             if self._audience is not None:
                 if self.state.ended is not None:
                     self._audience.end(self.state.ended, self.result)
-                self._audience.publish(events)
+                if self._audience.readers:
+                    self._audience.publish(events)
             for event in events:
                 self._tell(event)
         return commands
@@ -335,6 +336,8 @@ class Driver:
             due = commands.facts
 
     def _from_inbox(self) -> list[Fact]:
+        if not self._inbox:
+            return []
         facts: list[Fact] = []
         for message in self._inbox.values():
             match message.kind:
@@ -422,7 +425,7 @@ class Driver:
             else:
                 await self._attempt(flight, task)
         finally:
-            if flight.scope is not None:
+            if flight.scope is not None and flight.node.policy.timeout_s is not None:
                 flight.scope.deadline = math.inf
             self._flights.pop(flight.key, None)
             if flight.stop:
