@@ -157,14 +157,16 @@ def findings(slot: Slot, load: Callable[[Slot], Any]) -> Findings:
 class StepContext(Context):
     """One attempt's context."""
 
-    def __init__(self, run: Run, slot: Slot, node: AnyNode, *, last_turn: bool = False) -> None:
+    def __init__(
+        self, run: Run, slot: Slot, node: AnyNode, task: int, *, last_turn: bool = False
+    ) -> None:
         self._run = run
         self._slot = slot
         self._node = node
         self._calls: dict[str, int] = {}
         self._waits: dict[str, int] = {}
         self._thread = threading.get_ident()
-        self._task = anyio.get_current_task().id
+        self._task = task
         self.run_id = run.run_id
         self.step = slot.exec
         self.attempt = slot.attempt

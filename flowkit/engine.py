@@ -209,9 +209,10 @@ class Engine:
         try:
             async with hosting.taken(run_id):
                 await self.store.create(record)
-                driver = hosting.driver_for(run_id, workflow, State(), FIRST_EPOCH)
-                claimed = Fact(ev.Claimed(hosting.owner, FIRST_EPOCH))
-                await hosting.launch(driver, [Fact(begin), claimed])
+                facts = [Fact(begin), Fact(ev.Claimed(hosting.owner, FIRST_EPOCH))]
+                await hosting.launch(
+                    hosting.driver_for(run_id, workflow, State(), FIRST_EPOCH, facts)
+                )
             return RunHandle(self, run_id)
         except RunConflict:
             pass  # it exists

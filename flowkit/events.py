@@ -334,6 +334,8 @@ def decode(kind: str, data: str, text: str | None) -> Payload:
 def status_after(event: Event) -> tuple[Status, float | None] | None:
     """What an event makes of its run's row: status and due time, or None for no change."""
     match event.payload:
+        case StepDone():  # as most of the time
+            return None
         case RunStarted():
             return "pending", None
         case RunEnded(status=status):

@@ -122,9 +122,8 @@ def _may_start(state: State, now: float) -> Iterator[Slot]:
 
 def _starts(state: State, now: float) -> Commands:
     room = max(state.budget.parallel_max - _awake(state), 0)
-    waiting = tuple(islice(_may_start(state, now), room))
-    left = _budget_left(state, now, waiting)
-    if not waiting or left >= len(waiting):
+    waiting = list(islice(_may_start(state, now), room))
+    if not waiting or (left := _budget_left(state, now, waiting)) >= len(waiting):
         return _commands(state, now, [Start(slot, _share_used(state, slot)) for slot in waiting])
     if left > 0:
         first = waiting[:left]
@@ -166,13 +165,11 @@ def _commands(state: State, now: float, starts: Sequence[Start]) -> Commands:
     times = [at for at, _ in state.due if at > now][:1]
     if state.deadline is not None:
         times.append(state.deadline)
-    awake = _awake(state) > 0
-    if not (starts or awake or times or state.parked or state.unknown):
+    awake = len(starts) > 0 or _awake(state) > 0
+    if not (awake or times or state.parked or state.unknown):
         error = Error("Stuck", "no step can go on, though the run has no result: a bug in flowkit")
         return Commands(facts=(Fact(ev.RunEnded("failed", error)),))
-    return Commands(
-        starts=tuple(starts), due=min(times, default=None), idle=not starts and not awake
-    )
+    return Commands(starts=tuple(starts), due=min(times, default=None), idle=not awake)
 
 
 def _budget_left(state: State, now: float, waiting: Sequence[Slot]) -> int:

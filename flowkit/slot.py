@@ -95,9 +95,13 @@ class Slot:
         """Failed tries of this alternative in its present allowance."""
         self.attempts: dict[int, int] = {}
         """Attempts that have ended, by alternative."""
-        self.unmet: set[str] = set()
-        self.readers: list[Slot] = []
-        self.verifiers: list[Slot] = []
+        # Dicts of texts: unlike sets, lists and slots the garbage collector does not visit them, and it
+        # took a third of the time of a thousand runs.
+        self.unmet: dict[str, None] = {}
+        """Keys of the slots that this one waits for."""
+        self.readers: dict[str, None] = {}
+        """Keys of the slots that wait for this one."""
+        self.verifiers: tuple[Slot, ...] = ()
         self.members: list[Slot] | None = None
         self.left = 0
         self.planning: Planning | None = None

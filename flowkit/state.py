@@ -279,9 +279,10 @@ class State(Steps):
     def _accepted(self, event: Event, p: ev.Accepted) -> None:
         verifier = self._ending(event, p.input_hash, p.duration_s)
         verifier.status = "accepted"
-        for follower in verifier.readers:
+        for key in verifier.readers:
+            follower = self.slots[key]
             if follower.step.checks == verifier.step.checks:
-                follower.unmet.discard(verifier.key)
+                follower.unmet.pop(verifier.key, None)
                 if not follower.unmet and follower.status == "pending":
                     self.make_ready(follower)
         self.conclude(self.slots[verifier.step.checks])

@@ -45,10 +45,10 @@ class Steps:
         for key in slot.step.reads():
             source = self.slots[key]
             if source.status != "settled" and key not in slot.unmet:
-                slot.unmet.add(key)
-                source.readers.append(slot)
+                slot.unmet[key] = None
+                source.readers[slot.key] = None
         if slot.step.checks:
-            self.slots[slot.step.checks].verifiers.append(slot)
+            self.slots[slot.step.checks].verifiers += (slot,)
 
     def make_ready(self, slot: Slot) -> None:
         if slot.step.each:
@@ -111,15 +111,16 @@ class Steps:
             return
         slot.status = "checking"
         for verifier in slot.verifiers:
-            verifier.unmet.discard(slot.key)
+            verifier.unmet.pop(slot.key, None)
             if not verifier.unmet and verifier.status == "pending":
                 self.make_ready(verifier)
 
     def settle(self, slot: Slot) -> None:
         slot.status = "settled"
         for settled in (slot, *slot.verifiers):
-            for reader in settled.readers:
-                reader.unmet.discard(settled.key)
+            for key in settled.readers:
+                reader = self.slots[key]
+                reader.unmet.pop(settled.key, None)
                 if not reader.unmet and reader.status == "pending":
                     self.make_ready(reader)
         if slot.parent is not None:
@@ -134,7 +135,8 @@ class Steps:
             return
         failed = [slot]
         for each in failed:  # grows; a plan may be a chain of thousands, too deep for recursion
-            for reader in each.readers:
+            for key in each.readers:
+                reader = self.slots[key]
                 if reader.status == "pending":
                     reader.status = "failed"
                     reader.error = Error("Blocked", f"its input {each.key!r} has failed")
@@ -287,9 +289,9 @@ class Steps:
         for verifier in subject.verifiers:
             verifier.round = subject.round
             verifier.status = "pending"
-            verifier.unmet.add(subject.key)
+            verifier.unmet[subject.key] = None
             verifier.unmet.update(
-                other.key for other in subject.verifiers if verifier in other.readers
+                (other.key, None) for other in subject.verifiers if verifier.key in other.readers
             )
             verifier.attempts, verifier.tries, verifier.feedback = {}, 0, ()
         moves = subject.step.reject_moves and subject.alternative + 1 < len(subject.step.nodes)

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from flowkit.errors import FlowkitError, JournalConflict, StoreError, StoreUnusable, ValueRefused
+from flowkit.shield import wait_shielded
 from flowkit.store import sqlite
 from flowkit.store.ledger import Ledger
 from flowkit.store.operations import Operation
@@ -109,8 +110,7 @@ class Writer:
             if len(batch.items) == BATCH_MAX:
                 self._gathering = None
                 self._send(batch)
-        with anyio.CancelScope(shield=True):
-            await batch.done.wait()
+        await wait_shielded(batch.done)
         if item.error is not None:
             raise item.error
         return cast(T, item.result)
