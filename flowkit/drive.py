@@ -339,18 +339,7 @@ class Driver:
     def _from_inbox(self) -> list[Fact]:
         if not self._inbox:
             return []
-        facts: list[Fact] = []
-        for message in self._inbox.values():
-            match message.kind:
-                case "signal":
-                    facts.append(
-                        Fact(ev.Signalled(message.name, value=message.value, message=message.id))
-                    )
-                case "cancel":
-                    facts.append(Fact(ev.CancelRequested(message.name, message.id)))
-                case "decide":
-                    if how := _decision(message.how):
-                        facts.append(Fact(ev.Decided(how, message.value, message.id), message.name))
+        facts = [fact for each in self._inbox.values() if (fact := each.fact()) is not None]
         self._inbox = {}
         return [] if self.state.ended is not None else facts
 
@@ -489,11 +478,3 @@ class Driver:
             self._audience.publish(
                 [Event(0, self.world.now(), fact.payload, fact.key, fact.alternative, fact.attempt)]
             )
-
-
-def _decision(how: str) -> Literal["done", "repeat", "fail"] | None:
-    match how:
-        case "done" | "repeat" | "fail":
-            return how
-        case _:
-            return None

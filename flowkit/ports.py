@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
-from flowkit.events import Event, Status
+from flowkit.events import CancelRequested, Decided, Event, Fact, Signalled, Status
 from flowkit.values import Value
 
 
@@ -53,6 +53,18 @@ class Message:
     name: str = ""
     value: Value | None = None
     how: str = ""
+
+    def fact(self) -> Fact | None:
+        """What the run's owner records of it; None for a decision of a kind that is not known."""
+        match self.kind, self.how:
+            case "signal", _:
+                return Fact(Signalled(self.name, value=self.value, message=self.id))
+            case "cancel", _:
+                return Fact(CancelRequested(self.name, self.id))
+            case "decide", ("done" | "repeat" | "fail") as how:
+                return Fact(Decided(how, self.value, self.id), self.name)
+            case _:
+                return None
 
 
 @dataclass(frozen=True, slots=True)
