@@ -31,10 +31,13 @@ def echo(request: ModelRequest, index: int) -> Reply:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    rules = Rules.named(options.rules)
+    try:
+        rules = Rules.named(options.rules)
+        faults = Faults(options.fault_rate, options.fault or TRANSIENT, seed=options.seed)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     if options.context_tokens:
         rules = replace(rules, context_tokens=options.context_tokens)
-    faults = Faults(options.fault_rate, options.fault or TRANSIENT, seed=options.seed)
     script = load(options.script) if options.script else echo
     over = Event()
 

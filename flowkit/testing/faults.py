@@ -290,6 +290,8 @@ _ERRORS: Final[Sequence[tuple[type[ModelError], int, str]]] = (
 
 def fault_of(error: BaseException) -> Fault:
     """An exception of a script, as a server says it; what is no `ModelError` drops the connection."""
+    if isinstance(error, ModelUnavailable) and error.status == 429:
+        return replace(Fault.overloaded(), message=str(error))
     for kind, status, error_type in _ERRORS:
         if isinstance(error, kind):
             wait_s = error.retry_after_s

@@ -12,8 +12,8 @@ from threading import Event, Thread
 from typing import Any, Final, cast
 
 from flowkit.chat import ModelRequest
-from flowkit.testing.desk import Desk, Served, error_json
 from flowkit.testing.faults import Fault, FaultPlan
+from flowkit.testing.responder import Responder, Served, error_json
 from flowkit.testing.rules import Rules, Violation
 from flowkit.testing.script import Script
 from flowkit.testing.wire import Json, encoded
@@ -31,28 +31,28 @@ class StrictServer:
     dealt. A test ends with `assert server.violations == []`.
     """
 
-    def __init__(self, desk: Desk, port: int) -> None:
-        self._desk = desk
+    def __init__(self, responder: Responder, port: int) -> None:
+        self._responder = responder
         self.base_url = f"http://127.0.0.1:{port}/v1"
 
     def __repr__(self) -> str:
-        return f"StrictServer({self.base_url!r}, rules={self._desk.rules.name!r})"
+        return f"StrictServer({self.base_url!r}, rules={self._responder.rules.name!r})"
 
     @property
     def requests(self) -> list[ModelRequest]:
-        return self._desk.requests
+        return self._responder.requests
 
     @property
     def bodies(self) -> list[Json]:
-        return self._desk.bodies
+        return self._responder.bodies
 
     @property
     def violations(self) -> list[Violation]:
-        return self._desk.violations
+        return self._responder.violations
 
     @property
     def faulted(self) -> list[Fault]:
-        return self._desk.faulted
+        return self._responder.faulted
 
 
 @contextmanager
@@ -70,12 +70,12 @@ def strict_server(
     name of a generation. With `key`, requests with another key are answered with 401.
     """
     known = Rules.named(rules) if isinstance(rules, str) else rules
-    desk = Desk(script, known, faults)
-    with _Http(port, desk, key) as http:
+    responder = Responder(script, known, faults)
+    with _Http(port, responder, key) as http:
         thread = Thread(target=http.serve_forever, args=(_POLL_S,), name="flowkit-strict-server")
         thread.start()
         try:
-            yield StrictServer(desk, http.server_port)
+            yield StrictServer(responder, http.server_port)
         finally:
             http.over.set()
             http.shutdown()
@@ -88,8 +88,8 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 128
 
-    def __init__(self, port: int, desk: Desk, key: str) -> None:
-        self.desk = desk
+    def __init__(self, port: int, responder: Responder, key: str) -> None:
+        self.responder = responder
         self.key = key
         self.over = Event()
         self._open: set[socket.socket] = set()
@@ -120,7 +120,7 @@ class _Http(ThreadingHTTPServer):
         """A client that went away is nobody's mistake; a script that fails is the test's."""
         error = sys.exception()
         if not isinstance(error, ConnectionError):
-            self.desk.fail("script", f"the script failed: {type(error).__name__}: {error}")
+            self.responder.fail("script", f"the script failed: {type(error).__name__}: {error}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/models":
             self._send(self._missing())
             return
-        rules = self._http.desk.rules
+        rules = self._http.responder.rules
         model = {"id": rules.name, "object": "model", "context_length": rules.context_tokens}
         self._send(Served((encoded({"object": "list", "data": [model]}),)))
 
@@ -148,9 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         match self.path:
             case "/v1/chat/completions":
-                self._send(self._http.desk.complete(raw))
+                self._send(self._http.responder.complete(raw))
             case "/v1/tokenizers/estimate-token-count":
-                self._send(self._http.desk.count(raw))
+                self._send(self._http.responder.count(raw))
             case _:
                 self._send(self._missing())
 

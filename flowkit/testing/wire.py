@@ -153,10 +153,8 @@ def _deltas(message: ChatMessage) -> Iterator[Json]:
             yield {"reasoning_content": piece}
     for piece in pieces(message.content or ""):
         yield {"content": piece}
-    # Calls that run side by side are told apart by their index alone.
     for position, call in enumerate(message.tool_calls):
         yield {"tool_calls": [_call(position, call, arguments="")]}
-    for position, call in enumerate(message.tool_calls):
         for piece in pieces(call.arguments):
             yield {"tool_calls": [{"index": position, "function": {"arguments": piece}}]}
 

@@ -44,7 +44,7 @@ def error_json(error_type: str, message: str) -> Json:
     return {"error": {"message": message, "type": error_type}}
 
 
-class Desk:
+class Responder:
     """Takes requests from any number of threads: checks them, and answers by the script."""
 
     def __init__(self, script: Script, rules: Rules, faults: FaultPlan) -> None:
@@ -267,7 +267,7 @@ def _finish(frame: Json) -> str | None:
 def _timed(parts: Sequence[bytes], fault: Fault | None, *, stream: bool) -> Served:
     if fault is None:
         return Served(parts, stream=stream)
-    at = _place(fault, len(parts) - stream)
+    at = _place(fault, len(parts))  # at the latest before [DONE], which alone proves the end
     if fault.kind == "cut":
         if not stream:
             parts = [parts[0][: len(parts[0]) // 2]]
