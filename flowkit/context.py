@@ -198,6 +198,13 @@ class StepContext(Context):
     def turns(self) -> Sequence[Turn]:
         return Turns(self._slot, self._run.values)
 
+    @property
+    def turns_left(self) -> int:
+        planning = self._slot.planning
+        return (
+            self._node.limits.turns_max - self._slot.turn + planning.before + 1 if planning else 0
+        )
+
     def history(self) -> Sequence[StepView]:
         return self._run.state.views()
 

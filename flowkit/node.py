@@ -90,6 +90,11 @@ class Context(ABC):
     @abstractmethod
     def turns(self) -> Sequence[Turn]: ...
 
+    @property
+    @abstractmethod
+    def turns_left(self) -> int:
+        """A planner's turns that are left, this one among them; 0 for what is no planner."""
+
     @abstractmethod
     def history(self) -> Sequence[StepView]:
         """Every step of the run as it stands now, in the order in which it came into the run."""

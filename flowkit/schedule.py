@@ -124,10 +124,10 @@ def _starts(state: State, now: float) -> Commands:
     room = max(state.budget.parallel_max - _awake(state), 0)
     waiting = list(islice(_may_start(state, now), room))
     if not waiting or (left := _budget_left(state, now, waiting)) >= len(waiting):
-        return _commands(state, now, [Start(slot, _share_used(state, slot)) for slot in waiting])
+        return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in waiting])
     if left > 0:
         first = waiting[:left]
-        return _commands(state, now, [Start(slot, _share_used(state, slot)) for slot in first])
+        return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in first])
     if state.budget.on_budget == "answer":
         return _last_words(state, now, waiting)
     if _awake(state):
@@ -148,10 +148,14 @@ def _last_words(state: State, now: float, waiting: Sequence[Slot]) -> Commands:
     return _commands(state, now, [Start(slot, slot.planning is not None) for slot in waiting])
 
 
-def _share_used(state: State, slot: Slot) -> bool:
-    """Whether a planner has used up the tokens that are its own share of the run."""
+def _is_last(state: State, slot: Slot) -> bool:
+    """Whether a planner may only answer now: its share of the tokens, or all tool calls, are used."""
+    if slot.planning is None or not _is_turn(state, slot):
+        return False
     share = state.nodes[slot.node].tokens_max
-    return bool(share and slot.planning is not None and slot.planning.tokens >= share)
+    if share and slot.planning.tokens >= share:
+        return True
+    return state.budget.on_budget == "answer" and _room_for(state, _is_tool_call) == 0
 
 
 def _awake(state: State) -> int:

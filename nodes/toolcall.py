@@ -374,3 +374,8 @@ def _free(base: str, start: int, taken: set[str]) -> str:
     name = next(each for each in numbered if each not in taken)
     taken.add(name)
     return name
+
+
+def is_whole(tool: AnyNode) -> bool:
+    """Whether a call's arguments are the tool's one input itself, not an object of its inputs."""
+    return _parameters(tool)[1]
