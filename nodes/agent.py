@@ -61,13 +61,22 @@ _LAST = "This is your last turn, and no tool can be called any more. Answer now 
 
 @dataclass
 class _Turn:
-    """A turn that is going on: what is asked, and what was said to the model's face in between."""
+    """A turn that is going on: what is asked, and what was said to the model in between."""
 
     ctx: Context
     talk: Talk
     conversation: Conversation
     last: bool
     aside: list[ChatMessage] = field(default_factory=list[ChatMessage])
+
+    def own(self) -> Conversation:
+        """The conversation as this attempt's own: if it fails, nothing was made shorter.
+
+        What counts is found in the turn when it has ended, and done to the talk then.
+        """
+        if self.conversation is self.talk.conversation:
+            self.conversation = self.talk.conversation.copy()
+        return self.conversation
 
 
 class Planner(Node[*Ts, R]):
@@ -174,9 +183,7 @@ class Planner(Node[*Ts, R]):
         if self._sampled is not None:
             return await self._sampled.run(ctx, *args)
         turn = self._begin(ctx, cast("tuple[Any, ...]", args))
-        wanted = turn.conversation.wants_summary()
-        if wanted is not None:
-            turn.conversation.summarise(await ctx.model.complete(wanted, purpose="summary"))
+        await self._summarise(turn)
         told = ""
         for _ in range(self.limits.repairs_max + 1):
             message = await self._ask(turn)
@@ -205,7 +212,19 @@ class Planner(Node[*Ts, R]):
         last = ctx.last_turn or ctx.turns_left <= 1
         if last:
             aside.append(ChatMessage("user", _LAST))
-        return _Turn(ctx, talk, talk.for_turn(), last, aside)
+        return _Turn(ctx, talk, talk.conversation, last, aside)
+
+    async def _summarise(self, turn: _Turn) -> None:
+        """Have old turns summarised, when the policies say so."""
+        wanted = turn.conversation.wants_summary()
+        if wanted is not None:
+            request = ModelRequest(wanted, tools=self._offer.schemas, settings=self._settings)
+            try:
+                answer = await turn.ctx.model.respond(request, purpose="summary")
+            except ContextOverflow:
+                turn.own().shrink()
+            else:
+                turn.own().summarise(answer.message.content or "")
 
     async def _ask(self, turn: _Turn) -> ChatMessage:
         """What the model says; a talk that is too long for it is made shorter first."""
@@ -225,7 +244,7 @@ class Planner(Node[*Ts, R]):
             try:
                 return (await turn.ctx.model.respond(request)).message
             except ContextOverflow:
-                if not turn.conversation.shrink():
+                if not turn.own().shrink():
                     raise
 
     def _upfront_first(self, turn: _Turn) -> bool:

@@ -12,6 +12,7 @@ resumed run asks what it asked before, and finds the recorded answers.
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -187,6 +188,13 @@ class Conversation:
         self._texts: dict[str, str] = {}
         self._hidden: list[str] = []
         self._tokens = _estimate(self._before)
+
+    def copy(self) -> Conversation:
+        """The same conversation, to be made shorter without touching this one."""
+        made = copy.copy(self)
+        made._turns = [_Turn([*each.messages], [*each.shown], each.tokens) for each in self._turns]
+        made._texts, made._hidden = dict(self._texts), [*self._hidden]
+        return made
 
     def add(self, said: Said) -> None:
         """Take in a turn that has ended."""

@@ -112,25 +112,17 @@ class Talk:
 
     def fold(self, turn: Turn) -> None:
         """Take in one more turn that has ended."""
-        summary = turn.answers.get("summary")
-        if summary is not None:
-            self.conversation.summarise(summary.message.content or "")
-        for _ in range(turn.overflows):
-            self.conversation.shrink()
         self.conversation.add(self._said(turn))
         self.turns += 1
         for step in turn.steps:
             key = identity(step)
             self.made[key] = self.made.get(key, 0) + 1
 
-    def for_turn(self) -> Conversation:
-        """A copy to ask this turn with: what is done to it is found in the turn, if it counts."""
-        return self.conversation.copy()
-
     def _said(self, turn: Turn) -> Said:
-        answer = turn.answers.get("")
+        answer, summary = turn.answers.get(""), turn.answers.get("summary")
+        short = summary.message.content if summary is not None else None
         if answer is None:  # its model said nothing that was kept, such as a turn that was dropped
-            return Said(None, (), tuple(turn.feedback))
+            return Said(feedback=tuple(turn.feedback), summary=short, shrunk=turn.overflows)
         steps = {step.id: step for step in turn.steps}
         reads = [
             self._as_done(read, call, steps)
@@ -142,7 +134,8 @@ class Talk:
         message = settled_message(answer.message, reads)
         results = tuple((each.id, self._result(each.id, turn)) for each in message.tool_calls)
         feedback = tuple(turn.feedback) if turn.calls or not message.tool_calls else ()
-        return Said(message, results, feedback, answer.usage.input_tokens)
+        tokens = answer.usage.input_tokens
+        return Said(message, results, feedback, tokens, short, turn.overflows)
 
     def _as_done(self, read: Read, call: Call | None, steps: Mapping[str, Planned[Any]]) -> Read:
         """A call with the arguments that it was made with, where the model was asked for others."""
