@@ -13,7 +13,10 @@ from types import MappingProxyType
 __all__ = ["shipped"]
 
 _SHIPPED = MappingProxyType(
-    {"stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis"},
+    {
+        "newsroom": "flowkit.workflows.newsroom:newsroom",
+        "stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis",
+    },
 )
 
 
