@@ -169,7 +169,7 @@ class Ledger:
         """Write what waits: new runs, changed runs, events. Not yet a commit."""
         if self._created:
             rows = [tuple(_columns(run)) for run in self._created]
-            _write(self.connection, statements.INSERT_RUN, rows)
+            sqlite.write(self.connection, statements.INSERT_RUN, rows)
             for run in self._created:
                 self._changed.pop(run.row, None)
             self._created.clear()
@@ -178,16 +178,11 @@ class Ledger:
                 (run.status, run.due_at, run.owner, run.epoch, run.lease_until, run.row)
                 for run in self._changed.values()
             ]
-            _write(self.connection, statements.UPDATE_RUN, changes)
+            sqlite.write(self.connection, statements.UPDATE_RUN, changes)
             self._changed.clear()
         if self._events:
-            _write(self.connection, statements.INSERT_EVENT, self._events)
+            sqlite.write(self.connection, statements.INSERT_EVENT, self._events)
             self._events.clear()
-
-
-def _write(connection: Connection, text: str, rows: list[tuple[Any, ...]]) -> None:
-    """Past SQLAlchemy's look at the parameters: 55 instead of 84 µs for a row, 4 instead of 12 in many."""
-    connection.exec_driver_sql(text, rows[0] if len(rows) == 1 else rows)
 
 
 def _columns(run: Run) -> Iterable[object]:

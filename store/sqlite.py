@@ -36,8 +36,12 @@ Durability = Literal["power", "process"]
 FAILURES = (SQLAlchemyError, sqlite3.Error)
 """What the storage raises; sqlite3's own errors come from the statements that go past SQLAlchemy."""
 
+CONFLICT = (IntegrityError, sqlite3.IntegrityError)
+"""What a row is refused with that does not fit those that are there."""
+
 BAD_ITEM = (
-    IntegrityError, DataError, InterfaceError, ProgrammingError, OverflowError, UnicodeError,
+    *CONFLICT, DataError, InterfaceError, ProgrammingError, OverflowError, UnicodeError,
+    sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError,
 )  # fmt: skip
 """What a single row can be refused with, while its neighbours are fine."""
 
@@ -216,6 +220,14 @@ def rows(
     return raw(connection).execute(text, parameters)
 
 
+def write(connection: Connection, text: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run a statement of `statements` for each row: 5 µs for one row, and 11 through SQLAlchemy."""
+    if len(rows) == 1:
+        raw(connection).execute(text, rows[0])
+    else:
+        raw(connection).executemany(text, rows)
+
+
 def prepare(connection: Connection, path: Path) -> None:
     """Make the file ready: refuse a newer schema untouched, switch to WAL, bring tables up to date."""
     found = _peek(raw(connection))
@@ -272,13 +284,18 @@ def checkpoint(connection: Connection) -> None:
 
 def explain(error: BaseException, path: Path, doing: str) -> StoreUnusable:
     """The storage's error as one line that names the file and says what to do."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
-    meaning = _MEANINGS.get(_code(origin))
+    found = origin(error)
+    meaning = _MEANINGS.get(_code(found))
     if meaning is None:
-        meaning = f"{origin}. See the cause, and `flowkit doctor`"
+        meaning = f"{found}. See the cause, and `flowkit doctor`"
     unusable = StoreUnusable(f"{path}: cannot {doing}: {meaning}.")
     unusable.__cause__ = error  # raised in another thread than where it was made
     return unusable
+
+
+def origin(error: BaseException) -> BaseException | None:
+    """The driver's own error, which SQLAlchemy may have wrapped."""
+    return error.orig if isinstance(error, DBAPIError) else error
 
 
 def _code(error: BaseException | None) -> int:
