@@ -301,7 +301,7 @@ async def test_who_only_posts_never_checkpoints(tmp_path: Path) -> None:
         epoch = await store.claim("r", "me", 10) or 0
         await store.append("r", done(1), expect=0, epoch=epoch)
         await store.append("r", done(2), expect=1, epoch=epoch)
-        assert pragma(store, "wal_autocheckpoint") == 1000
+        assert pragma(store, "wal_autocheckpoint") == 256
 
 
 async def test_a_journal_costs_little_more_than_what_is_in_it(tmp_path: Path) -> None:
