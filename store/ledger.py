@@ -45,6 +45,7 @@ class Ledger:
         """Work on this connection from now on."""
         self.forget()
         self.connection = connection
+        self._dbapi = sqlite.raw(connection)
 
     def forget(self) -> None:
         """Know nothing any more, and write nothing that waits."""
@@ -62,13 +63,13 @@ class Ledger:
             self._runs.clear()
             self._damaged.clear()
             self._version = version
-            self._last = next(sqlite.rows(self.connection, statements.LAST_RUN))[0] or 0
+            self._last = next(sqlite.rows(self._dbapi, statements.LAST_RUN))[0] or 0
         missing = list({run_id for run_id in run_ids if run_id and run_id not in self._runs})
         for start in range(0, len(missing), _ASKED_MAX):
             self._fetch(missing[start : start + _ASKED_MAX])
 
     def _fetch(self, run_ids: Sequence[str]) -> None:
-        found = sqlite.rows(self.connection, statements.runs(len(run_ids)), run_ids)
+        found = sqlite.rows(self._dbapi, statements.runs(len(run_ids)), run_ids)
         rows: dict[int, Run] = {}
         for stored in found:
             try:
@@ -78,7 +79,7 @@ class Ledger:
                 self._damaged[str(stored[1])] = error
         if not rows:
             return
-        waiting = sqlite.rows(self.connection, statements.waiting(len(rows)), list(rows))
+        waiting = sqlite.rows(self._dbapi, statements.waiting(len(rows)), list(rows))
         for row, *columns in waiting:
             try:
                 message = read_message(*columns)

@@ -286,10 +286,10 @@ async def test_the_pragmas_are_really_set(tmp_path: Path, durability: Any, level
         assert pragma(store, "page_size") == 16_384
         assert raw(store).isolation_level is None
         assert store._readers is not None
-        with store._readers.connect() as reader:
-            assert reader.exec_driver_sql("PRAGMA query_only").scalar() == 1
+        with sqlite.reading(store._readers) as reader:
+            assert reader.execute("PRAGMA query_only").fetchone() == (1,)
             with pytest.raises(sqlite.FAILURES, match="readonly"):
-                reader.exec_driver_sql("DELETE FROM flowkit_runs")
+                reader.execute("DELETE FROM flowkit_runs")
 
 
 async def test_who_only_posts_never_checkpoints(tmp_path: Path) -> None:
