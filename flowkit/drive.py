@@ -12,8 +12,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import anyio
@@ -24,28 +23,20 @@ from flowkit.context import StepContext
 from flowkit.dsl import Workflow
 from flowkit.errors import LeaseLost
 from flowkit.events import Event, Fact
+from flowkit.flight import Flight
 from flowkit.kit import Audience, Kit
 from flowkit.node import AnyNode, Context
 from flowkit.ports import Message
-from flowkit.reading import Reading
-from flowkit.runner import ThreadMark, Try, answer, attempt, failed, guarded, thread_ended
+from flowkit.reading import Reading, is_large
+from flowkit.runner import ThreadMark, Try, answer, attempt, guarded, thread_ended
 from flowkit.schedule import Commands, Start, decide
+from flowkit.shield import wait_shielded
 from flowkit.slot import Slot, Wait
 from flowkit.state import State
 
 log = logging.getLogger("flowkit")
 
 Ended = Literal["ended", "waiting", "released", "lost"]
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """An attempt in flight. `stop` says why it was stopped, if it was."""
-
-    slot: Slot
-    last: bool = False
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    stop: str = ""
 
 
 class Driver:
@@ -59,6 +50,7 @@ class Driver:
         state: State,
         epoch: int,
         audience: Audience | None,
+        facts: Sequence[Fact] = (),
     ) -> None:
         self.kit = kit
         self.run_id = run_id
@@ -67,12 +59,13 @@ class Driver:
         self.epoch = epoch
         self.world = kit.world
         self.artifacts = kit.artifacts
-        self.model = kit.model
+        self.models = kit.models
+        self.model_policy = kit.model_policy
         self.resources = kit.resources
         self.values = Reading(state, self.nodes, workflow.codec(), kit.artifacts)
         self._fallbacks = workflow.fallbacks
         self._audience = audience
-        self._pending: list[Fact] = []
+        self._pending = [*facts]
         self._begun = 0
         self._done = 0
         self._leading = False
@@ -84,9 +77,9 @@ class Driver:
         self._inbox: dict[str, Message] = {}
         self._commands = Commands()
         self._wake = anyio.Event()
-        self._signalled = anyio.Event()
+        self._signalled: anyio.Event | None = None
         self._durable = 0
-        self._begun_event = anyio.Event()
+        self._beginning: anyio.Event | None = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._broken: Exception | None = None
         self._draining = False
@@ -94,19 +87,19 @@ class Driver:
 
     # ---- the run's life
 
-    async def drive(self, facts: Sequence[Fact]) -> Ended:
+    async def drive(self) -> Ended:
         """Append the first facts (the claim), then go on until the run ends, waits or is lost."""
         ended: Ended = "lost"
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
-                await self.commit(facts)
-                self._begun_event.set()
+                await self.commit(())
+                self._has_begun()
                 ended = await self._attend()
             except LeaseLost:
                 pass  # the new owner goes on; nothing of ours is written any more
             finally:
-                self._begun_event.set()
+                self._has_begun()
                 self._stop_all("released")
                 tasks.cancel_scope.cancel()
         return ended
@@ -130,9 +123,11 @@ class Driver:
 
     async def _sleep(self, due: float | None) -> None:
         """Until somebody wakes the run, or its due time (Unix time) comes."""
-        left = None if due is None else max(due - self.world.now(), 0.0)
-        with anyio.move_on_after(left):
+        if due is None:  # as most of the time, which saves a scope and five objects for each run
             await self._wake.wait()
+        else:
+            with anyio.move_on_after(max(due - self.world.now(), 0.0)):
+                await self._wake.wait()
         self._wake = anyio.Event()
 
     async def _idle(self) -> bool:
@@ -170,8 +165,7 @@ class Driver:
         """
         for key, flight in self._flights.items():
             if key in self.state.parked:
-                flight.stop = flight.stop or "released"
-                flight.scope.cancel()
+                flight.cut("released")
         with anyio.move_on_after(self.kit.grace_s):
             while self._flights and self.state.ended is None:
                 await self._wake.wait()
@@ -201,9 +195,15 @@ class Driver:
             [Fact(ev.OutcomeUnknown(text), slot.exec, slot.alternative) for slot in unknown]
         )
 
+    def _has_begun(self) -> None:
+        if self._beginning is not None:
+            self._beginning.set()
+            self._beginning = None
+
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
-        await self._begun_event.wait()
+        if self._beginning is not None:
+            await self._beginning.wait()
         if self._broken is not None and self.state.ended is None:
             raise self._broken
 
@@ -248,8 +248,8 @@ class Driver:
         while self._done < mine and self._broken is None:
             if self._leading:
                 self._turn = self._turn or anyio.Event()
-                with anyio.CancelScope(shield=worker > 0):  # an outcome that exists is recorded
-                    await self._turn.wait()
+                # An outcome that exists is recorded; other waits end with who waits.
+                await (wait_shielded(self._turn) if worker else self._turn.wait())
             elif worker:
                 await self._lead()
             else:
@@ -263,25 +263,28 @@ class Driver:
         self._begun += 1
         facts, self._pending = self._pending, []
         workers, self._workers = self._workers, 0
-        appended: Commands | Exception = LeaseLost(f"run {self.run_id!r} was dropped")
+        appended: Commands | Exception | None = None
         try:
-            appended = await guarded(lambda: self._append([*facts, *self._from_inbox()]))
+            appended = await guarded(self._append([*facts, *self._from_inbox()]))
         finally:
             self._done = self._begun
             self._leading = False
             turn, self._turn = self._turn, None
             if turn is not None:
                 turn.set()
-            if isinstance(appended, Exception):
+            if not isinstance(appended, Commands):
+                if appended is None:
+                    appended = LeaseLost(f"run {self.run_id!r} was dropped")
                 self._broken = appended
                 self._stop_all("lost")
                 self._wake.set()
-        if not isinstance(appended, Exception):
+        if isinstance(appended, Commands):
             self._obey(appended, workers)
 
     async def _append(self, facts: Sequence[Fact]) -> Commands:
         """One transaction: the facts and what follows from them; what to do now that it is on disk."""
-        facts = [await self.values.shrink(fact) for fact in facts]
+        if any(is_large(fact) for fact in facts):
+            facts = [await self.values.shrink(fact) for fact in facts]
         first = self.state.seq
         events, commands = self._fold(facts)
         if events:
@@ -292,23 +295,25 @@ class Driver:
             if self._audience is not None:
                 if self.state.ended is not None:
                     self._audience.end(self.state.ended, self.result)
-                self._audience.publish(events)
-            self._warn(events)
-            if any(type(event.payload) is ev.Signalled for event in events):
-                signalled, self._signalled = self._signalled, anyio.Event()
-                signalled.set()
+                if self._audience.readers:
+                    self._audience.publish(events)
+            for event in events:
+                self._tell(event)
         return commands
 
-    def _warn(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if type(event.payload) is ev.OutcomeUnknown:
-                log.warning(
-                    "run %s: the outcome of step %s is unknown; it waits for a decision: "
-                    "engine.decide(run_id, step, how), or flowkit resume --repeat, --fail, --assume-done",
-                    self.run_id,
-                    event.key,
-                    extra={"run_id": self.run_id, "step": event.key},
-                )
+    def _tell(self, event: Event) -> None:
+        kind = type(event.payload)
+        if kind is ev.Signalled and self._signalled is not None:
+            self._signalled.set()
+            self._signalled = None
+        elif kind is ev.OutcomeUnknown:
+            log.warning(
+                "run %s: the outcome of step %s is unknown; it waits for a decision: "
+                "engine.decide(run_id, step, how), or flowkit resume --repeat, --fail, --assume-done",
+                self.run_id,
+                event.key,
+                extra={"run_id": self.run_id, "step": event.key},
+            )
 
     def _fold(self, facts: Sequence[Fact]) -> tuple[list[Event], Commands]:
         """Fold the facts and whatever follows from them; what to do after the commit."""
@@ -332,18 +337,9 @@ class Driver:
             due = commands.facts
 
     def _from_inbox(self) -> list[Fact]:
-        facts: list[Fact] = []
-        for message in self._inbox.values():
-            match message.kind:
-                case "signal":
-                    facts.append(
-                        Fact(ev.Signalled(message.name, value=message.value, message=message.id))
-                    )
-                case "cancel":
-                    facts.append(Fact(ev.CancelRequested(message.name, message.id)))
-                case "decide":
-                    if how := _decision(message.how):
-                        facts.append(Fact(ev.Decided(how, message.value, message.id), message.name))
+        if not self._inbox:
+            return []
+        facts = [fact for each in self._inbox.values() if (fact := each.fact()) is not None]
         self._inbox = {}
         return [] if self.state.ended is not None else facts
 
@@ -367,90 +363,88 @@ class Driver:
             self._wake.set()
 
     def _begin(self, start: Start) -> None:
-        self.state.mark_started(start.slot)
-        flight = Flight(start.slot, start.last)
-        self._flights[start.slot.exec] = flight
+        slot = start.slot
+        self.state.mark_started(slot)
+        node = self.nodes[slot.node]
+        flight = Flight(slot, node, slot.exec, slot.alternative, slot.attempt, start.last)
+        self._flights[slot.exec] = flight
         self._queue.append(flight)
 
     def _stop_all(self, why: str) -> None:
         for flight in self._flights.values():
-            if not flight.stop:
-                flight.stop = why
-                flight.scope.cancel()
+            flight.cut(why)
 
     # ---- attempts
 
     async def _work(self) -> None:
         """A worker: make an attempt, commit its outcome, go on with the next one."""
+        task = anyio.get_current_task().id
         while self._queue:
-            flight = self._queue.popleft()
-            key = flight.slot.exec
-            try:
-                facts = await self._fly(flight)
-            finally:
-                self._flights.pop(key, None)
-                if flight.stop:
-                    self.state.unmark(flight.slot)
-                if flight.stop or self._draining:
-                    self._wake.set()
-            if not await self._committed(facts, 1):
+            cut = await self._work_in_scope(task)
+            if cut is None or not await self._committed(cut.facts(), 1):
                 return
 
-    async def _fly(self, flight: Flight) -> list[Fact]:
-        """Make one attempt; the facts that tell how it went, or none if it was stopped."""
-        slot = flight.slot
-        node = self.nodes[slot.node]
-        place = (slot.exec, slot.alternative, slot.attempt)
-        job: Try | None = None
-        outcome: ev.Payload | None = None
-        with flight.scope:
-            async with self.kit.room(node) if node.policy.concurrency else nullcontext():
-                job = await self._prepare(flight, node)
-                if job is None:
-                    return []
-                await thread_ended(job.mark)
-                if node.policy.timeout_s is not None:
-                    flight.scope.deadline = anyio.current_time() + node.policy.timeout_s
-                outcome = await attempt(job)
-        if outcome is not None:
-            return [Fact(outcome, *place)]
-        if flight.stop:
-            if slot.intent and flight.stop != "lost":
-                return [
-                    Fact(ev.OutcomeUnknown(f"{flight.stop} while the effect was under way"), *place)
-                ]
-            return []
-        if node.policy.effect == "once":
-            text = f"no outcome within {node.policy.timeout_s} s"
-            return [Fact(ev.OutcomeUnknown(text), *place)]
-        if job is None:
-            return []
-        late = TimeoutError(f"no result within {node.policy.timeout_s} s")
-        return [Fact(failed(job, late, node.policy.timeout_s or 0.0), *place)]
+    async def _work_in_scope(self, task: int) -> Flight | None:
+        """Go on in one cancel scope, until it is cancelled: the flight that it was cancelled in.
 
-    async def _prepare(self, flight: Flight, node: AnyNode) -> Try | None:
-        """What an attempt needs; None if its intent could not be recorded, so it must not begin."""
-        slot = flight.slot
+        A scope for each attempt would cost 8 µs a step. It is cancelled only during an attempt, never
+        during a commit: a flight that has ended cannot be stopped, and leaves no deadline behind.
+        """
+        flight: Flight | None = None
+        with anyio.CancelScope() as scope:
+            while self._queue:
+                flight = self._queue.popleft()
+                flight.scope = scope
+                await self._fly(flight, task)
+                if scope.cancel_called:
+                    return flight
+                facts, flight = flight.facts(), None  # what the attempt needed is free
+                if not await self._committed(facts, 1):
+                    return None
+            return None
+        return flight
+
+    async def _fly(self, flight: Flight, task: int) -> None:
+        """Make one attempt, unless it was stopped before."""
+        try:
+            if flight.stop:
+                pass
+            elif flight.node.policy.concurrency:
+                async with self.kit.room(flight.node):
+                    await self._attempt(flight, task)
+            else:
+                await self._attempt(flight, task)
+        finally:
+            if flight.scope is not None and flight.node.policy.timeout_s is not None:
+                flight.scope.deadline = math.inf
+            self._flights.pop(flight.key, None)
+            if flight.stop:
+                self.state.unmark(flight.slot)
+            if flight.stop or self._draining:
+                self._wake.set()
+
+    async def _attempt(self, flight: Flight, task: int) -> None:
+        node, slot = flight.node, flight.slot
         hash_ = self.state.input_hash(slot)
-        context = StepContext(self, slot, node, last_turn=flight.last)
-        if node.policy.effect == "once":
-            intent = Fact(ev.Intent(hash_), slot.exec, slot.alternative, slot.attempt)
-            if not await self._committed([intent]):
-                return None
-        self.publish(Fact(ev.Started(node.name), slot.exec, slot.alternative, slot.attempt))
-
-        async def arguments() -> Sequence[Any]:
-            await self.values.fetch_inputs(slot)
-            inputs = enumerate(slot.step.inputs)
-            return [self.values.argument(source, node, index) for index, source in inputs]
-
+        context = StepContext(self, slot, node, task, last_turn=flight.last)
+        if node.policy.effect == "once" and not await self._committed(
+            [flight.fact(ev.Intent(hash_))]
+        ):
+            return  # the intent could not be recorded, so it must not begin
+        if self._audience is not None and self._audience.readers:
+            self.publish(flight.fact(ev.Started(node.name)))
         mark = ThreadMark()
         if node.threaded is not None:
-            mark = self._threads.setdefault(f"{slot.exec}/{slot.alternative}", mark)
+            mark = self._threads.setdefault(f"{flight.key}/{flight.alternative}", mark)
         moves_on = self._fallbacks.get(slot.step.nodes, (Exception,))
-        return Try(
-            node, slot, context, arguments, hash_, self.world, self.kit.threads, mark, moves_on
-        )
+        flight.job = job = Try(
+            node, slot, context, self.values.arguments, hash_, self.world, self.kit.threads, mark, moves_on
+        )  # fmt: skip
+        if mark.running:
+            await thread_ended(mark)
+        if node.policy.timeout_s is not None and flight.scope is not None:
+            flight.scope.deadline = anyio.current_time() + node.policy.timeout_s
+        flight.outcome = await attempt(job)
 
     # ---- what contexts ask
 
@@ -461,16 +455,22 @@ class Driver:
     @contextmanager
     def untimed(self, slot: Slot) -> Generator[None, None, None]:
         """Stop the clock of an attempt's timeout: a durable wait, unloaded or not, does not use it up."""
-        flight = self._flights.get(slot.exec) or Flight(slot)
-        left = flight.scope.deadline - anyio.current_time()
-        flight.scope.deadline = math.inf
+        flight = self._flights.get(slot.exec)
+        scope = flight.scope if flight is not None else None
+        if scope is None or scope.deadline == math.inf:
+            yield
+            return
+        left = scope.deadline - anyio.current_time()
+        scope.deadline = math.inf
         try:
             yield
         finally:
-            flight.scope.deadline = anyio.current_time() + left
+            if self._flights.get(slot.exec) is flight:  # else the scope is another attempt's
+                scope.deadline = anyio.current_time() + left
 
     async def wait_signal(self, wait: Wait) -> None:
         while wait.ended is None or wait.seq > self._durable:
+            self._signalled = self._signalled or anyio.Event()
             await self._signalled.wait()
 
     def publish(self, fact: Fact) -> None:
@@ -478,11 +478,3 @@ class Driver:
             self._audience.publish(
                 [Event(0, self.world.now(), fact.payload, fact.key, fact.alternative, fact.attempt)]
             )
-
-
-def _decision(how: str) -> Literal["done", "repeat", "fail"] | None:
-    match how:
-        case "done" | "repeat" | "fail":
-            return how
-        case _:
-            return None

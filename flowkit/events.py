@@ -25,7 +25,8 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from pydantic_core import PydanticSerializationError
 
 import flowkit.errors as fault
-from flowkit.graph import Graph, Step
+from flowkit.chat import Usage
+from flowkit.graph import Call, Graph, Step
 from flowkit.policy import Budget
 from flowkit.shapes import Shape
 from flowkit.values import Value, compact, parse
@@ -78,7 +79,11 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswered:
-    """`n` counts identical requests of one attempt; `value` is the model's answer."""
+    """One answer, or one try that failed (`error`). `n` counts identical requests of one attempt.
+
+    `retry_at` (Unix time): when the same model is asked again after an error. `purpose` is empty for
+    what a node asks in its own line of talk, and names what is asked beside it, such as "summary".
+    """
 
     request: str
     n: int
@@ -86,6 +91,9 @@ class ModelAnswered:
     value: Value | None = None
     error: Error | None = None
     duration_s: float = 0.0
+    retry_at: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +130,17 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A planner's answer and the steps that it adds. `answer`: seq of the ModelAnswered behind it."""
+    """A planner's answer and the steps that it adds. `answer`: seq of the ModelAnswered behind it.
+
+    `calls`: the model's calls of tools, in its order, and what became of each.
+    """
 
     input_hash: str
     steps: tuple[Step, ...] = ()
     again: bool = False
     answer: int | None = None
     duration_s: float = 0.0
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +334,8 @@ def decode(kind: str, data: str, text: str | None) -> Payload:
 def status_after(event: Event) -> tuple[Status, float | None] | None:
     """What an event makes of its run's row: status and due time, or None for no change."""
     match event.payload:
+        case StepDone():  # as most of the time
+            return None
         case RunStarted():
             return "pending", None
         case RunEnded(status=status):

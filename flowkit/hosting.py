@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -163,33 +162,39 @@ class Hosting:
         if begin is not None and not journal.events:
             first.append(Fact(begin))
         first.append(Fact(ev.Claimed(self.owner, epoch, cast(Any, after))))
-        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch)
-        await self.launch(driver, [*first, *facts])
+        first += facts
+        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch, first)
+        await self.launch(driver)
 
     def driver_for(
-        self, run_id: str, workflow: Workflow[Any, Any], state: State, epoch: int
+        self,
+        run_id: str,
+        workflow: Workflow[Any, Any],
+        state: State,
+        epoch: int,
+        facts: Sequence[Fact] = (),
     ) -> Driver:
         watched = self.watching.get(run_id) if not epoch else self.watch(run_id)
-        return Driver(self.kit, run_id, workflow, state, epoch, watched)
+        return Driver(self.kit, run_id, workflow, state, epoch, watched, facts)
 
     def watch(self, run_id: str) -> Watched:
         return self.watching.setdefault(run_id, Watched())
 
-    async def launch(self, driver: Driver, facts: Sequence[Fact]) -> None:
+    async def launch(self, driver: Driver) -> None:
         """Drive a run in the background; returns when its first facts are on disk."""
         self._parked.discard(driver.run_id)
         self.drivers[driver.run_id] = driver
-        self._need_tasks().start_soon(self._drive, driver, facts)
+        self._need_tasks().start_soon(self._drive, driver)
         await driver.wait_begun()
 
     # ---- driving them
 
-    async def _drive(self, driver: Driver, facts: Sequence[Fact]) -> None:
+    async def _drive(self, driver: Driver) -> None:
         run_id = driver.run_id
         watched = self.watch(run_id)
         ended: Ended = "released"
         try:
-            outcome = await guarded(lambda: driver.drive(facts))
+            outcome = await guarded(driver.drive())
             if isinstance(outcome, Exception):
                 watched.error = outcome
                 log.error("run %s stopped: %s", run_id, outcome, extra={"run_id": run_id})
@@ -226,7 +231,7 @@ class Hosting:
         while True:
             await anyio.sleep(self.lease_s / 3)
             for driver in list(self.drivers.values()):
-                problem = await guarded(partial(self._renew, driver))
+                problem = await guarded(self._renew(driver))
                 if isinstance(problem, Exception):  # the fence holds, whatever becomes of the lease
                     log.warning("run %s: its lease is not renewed: %s", driver.run_id, problem)
 
@@ -249,7 +254,7 @@ class Hosting:
     async def _poll(self) -> None:
         while True:
             await anyio.sleep(self.poll_s)
-            problem = await guarded(self._look)
+            problem = await guarded(self._look())
             if isinstance(problem, Exception):  # the next look may go better
                 log.warning("waiting runs are not looked for: %s", problem)
 

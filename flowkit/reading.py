@@ -37,6 +37,12 @@ class Reading:
         self._fetched: dict[str, int] = {}
         """Turns of a planner whose values are in memory; nothing in an ended turn changes any more."""
 
+    async def arguments(self, slot: Slot, node: AnyNode) -> Sequence[Any]:
+        """What an attempt is given, one object for each input."""
+        await self.fetch_inputs(slot)
+        inputs = enumerate(slot.step.inputs)
+        return [self.argument(source, node, index) for index, source in inputs]
+
     def argument(self, source: Source, node: AnyNode, index: int) -> Any:
         if source.text is not None:
             codec = list(node.codecs().values())[index]
@@ -74,6 +80,16 @@ class Reading:
             return findings(slot, self.load)
         return self._codec_of(slot).load(self._text_of(slot))
 
+    def text(self, slot: Slot) -> str:
+        """The JSON of a settled slot as it is stored; of lists and findings made of their parts."""
+        if slot.members is not None:
+            return f"[{','.join(self.text(member) for member in slot.members)}]"
+        if slot.value is None and slot.planning is not None:
+            found = findings(slot, self.text)
+            parts = [f"{compact(key)}:{text}" for key, text in found.results.items()]
+            return f"{{{','.join(parts)}}}"
+        return self._text_of(slot)
+
     def _codec_of(self, slot: Slot) -> Codec:
         codec = self._entry if slot.key == INPUT else self._nodes[slot.node].codec()
         if codec is None:
@@ -97,6 +113,10 @@ class Reading:
         turns = slot.planning.turns if slot.planning else []
         for turn in turns[self._fetched.get(slot.key, 0) :]:
             wanted += [child for child in turn.children if child.status == "settled"]
+            turn.said = [
+                replace(said, value=await self.inline(said.value)) if said.value else said
+                for said in turn.said
+            ]
         await self.fetch(wanted)
         if turns:
             self._fetched[slot.key] = len(turns)
@@ -124,7 +144,7 @@ class Reading:
     async def shrink(self, fact: Fact) -> Fact:
         """A fact whose value is large refers to it by hash; the text is stored once, before it."""
         value: Value | None = getattr(fact.payload, "value", None)
-        if value is None or value.text is None or len(value.text) <= INLINE_MAX:
+        if value is None or value.text is None or not is_large(fact):
             return fact
         raw = value.text.encode()
         items = value.count() if value.text.startswith("[") else None
@@ -132,3 +152,9 @@ class Reading:
         small = Value(None, digest(value.text), len(raw), items)
         payload: Any = fact.payload
         return replace(fact, payload=replace(payload, value=small))
+
+
+def is_large(fact: Fact) -> bool:
+    """Whether a fact carries a value that is to be stored apart from it."""
+    value: Value | None = getattr(fact.payload, "value", None)
+    return value is not None and value.text is not None and len(value.text) > INLINE_MAX

@@ -40,14 +40,14 @@ class ThreadMark:
     running: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Try:
     """One attempt to make: the node, its place, its inputs, and what the outcome is reckoned from."""
 
     node: AnyNode
     slot: Slot
     context: Context
-    arguments: Callable[[], Awaitable[Sequence[Any]]]
+    arguments: Callable[[Slot, AnyNode], Awaitable[Sequence[Any]]]
     input_hash: str
     world: World
     threads: anyio.CapacityLimiter
@@ -87,7 +87,7 @@ Made = Callable[[float], ev.Payload]
 
 
 async def _outcome(job: Try) -> Made:
-    args = await job.arguments()
+    args = await job.arguments(job.slot, job.node)
     match job.node.kind:
         case "verifier":
             try:
@@ -125,14 +125,17 @@ async def _plan(job: Try, args: Sequence[Any]) -> Made:
             repeated = repeated or again
             job.context.feedback = (*job.context.feedback, str(error))
             continue
-        return lambda took: ev.Planned(job.input_hash, steps, plan.again, job.slot.answered, took)
+        calls = tuple(plan.calls)
+        return lambda took: ev.Planned(
+            job.input_hash, steps, plan.again, job.slot.answered, took, calls
+        )
     raise AssertionError("unreachable: the loop returns or raises")
 
 
-async def guarded(work: Callable[[], Awaitable[T]]) -> T | Exception:
+async def guarded(work: Awaitable[T]) -> T | Exception:
     """Do the work of one run; what breaks it is returned, so that other runs go on."""
     try:
-        return await work()
+        return await work
     except Exception as error:  # noqa: BLE001  (a bug, or a store that fails: the engine tells of it)
         return _innermost(error)
 

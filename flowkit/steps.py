@@ -45,10 +45,10 @@ class Steps:
         for key in slot.step.reads():
             source = self.slots[key]
             if source.status != "settled" and key not in slot.unmet:
-                slot.unmet.add(key)
-                source.readers.append(slot)
+                slot.unmet[key] = None
+                source.readers[slot.key] = None
         if slot.step.checks:
-            self.slots[slot.step.checks].verifiers.append(slot)
+            self.slots[slot.step.checks].verifiers += (slot,)
 
     def make_ready(self, slot: Slot) -> None:
         if slot.step.each:
@@ -111,15 +111,16 @@ class Steps:
             return
         slot.status = "checking"
         for verifier in slot.verifiers:
-            verifier.unmet.discard(slot.key)
+            verifier.unmet.pop(slot.key, None)
             if not verifier.unmet and verifier.status == "pending":
                 self.make_ready(verifier)
 
     def settle(self, slot: Slot) -> None:
         slot.status = "settled"
         for settled in (slot, *slot.verifiers):
-            for reader in settled.readers:
-                reader.unmet.discard(settled.key)
+            for key in settled.readers:
+                reader = self.slots[key]
+                reader.unmet.pop(settled.key, None)
                 if not reader.unmet and reader.status == "pending":
                     self.make_ready(reader)
         if slot.parent is not None:
@@ -134,13 +135,21 @@ class Steps:
             return
         failed = [slot]
         for each in failed:  # grows; a plan may be a chain of thousands, too deep for recursion
-            for reader in each.readers:
+            for key in each.readers:
+                reader = self.slots[key]
                 if reader.status == "pending":
                     reader.status = "failed"
                     reader.error = Error("Blocked", f"its input {each.key!r} has failed")
                     failed.append(reader)
+            subject = self.slots.get(each.step.checks)
+            if subject is not None and subject.status == "checking":
+                subject.status = "failed"
+                subject.error = Error(
+                    "StepFailed", f"its verifier {each.key!r} failed: {each.error}"
+                )
+                failed.append(subject)
         for each in failed:
-            if each.parent is not None:
+            if each.parent is not None and not each.step.checks:
                 self.child_ended(each.parent)
 
     def child_ended(self, parent: Slot) -> None:
@@ -148,8 +157,11 @@ class Steps:
         if parent.left or parent.status != "expanded":
             return
         if parent.step.each:
-            if all(member.status == "settled" for member in parent.members or ()):
+            failed = [each for each in parent.members or () if each.status == "failed"]
+            if not failed:
                 self.produced(parent)
+            elif parent.planner() is not None:  # else the run has failed with its first item
+                self.fail(parent, failed[0].error or Error("StepFailed", "an item has failed"))
         else:
             self.turn_over(parent)
 
@@ -245,6 +257,8 @@ class Steps:
 
     def conclude(self, subject: Slot) -> None:
         """When every verifier that can has judged this round: settle it, or open the next."""
+        if subject.status == "failed":
+            return  # another verifier of it has failed
         rejecting = [verifier for verifier in subject.verifiers if verifier.status == "rejected"]
         behind = {verifier.key for verifier in rejecting}
         for verifier in subject.verifiers:  # declared in order, so one pass follows a chain
@@ -275,9 +289,9 @@ class Steps:
         for verifier in subject.verifiers:
             verifier.round = subject.round
             verifier.status = "pending"
-            verifier.unmet.add(subject.key)
+            verifier.unmet[subject.key] = None
             verifier.unmet.update(
-                other.key for other in subject.verifiers if verifier in other.readers
+                (other.key, None) for other in subject.verifiers if verifier.key in other.readers
             )
             verifier.attempts, verifier.tries, verifier.feedback = {}, 0, ()
         moves = subject.step.reject_moves and subject.alternative + 1 < len(subject.step.nodes)
@@ -285,7 +299,8 @@ class Steps:
         planning = subject.planning
         if planning is not None and self.nodes[subject.node].kind == "planner":
             if not (planning.turns and planning.turns[-1].number == subject.turn):
-                planning.turns.append(TurnState(subject.turn, []))
+                planning.turns.append(TurnState(subject.turn, [], said=planning.said))
+                planning.said = []
             planning.turns[-1].feedback += subject.feedback
             planning.digest = combine([planning.digest, *subject.feedback])
             self.next_turn(subject, subject.feedback)

@@ -127,16 +127,17 @@ class Codec:
 
     def check(self, value: Any) -> Any:
         """Validate a Python value against the type; raises pydantic's `ValidationError`."""
-        return self._adapter.validate_python(value)
+        return self._adapter.validator.validate_python(value)
 
     def dump(self, value: Any) -> Value:
         """The value's JSON, proved to load back; raises `ValueRefused` with the path."""
         for exact in (False, True):
             try:
-                text = self._adapter.dump_json(
+                # Past the adapter's own methods, which cost 1 µs each.
+                text = self._adapter.serializer.to_json(
                     value, warnings="error", by_alias=exact or None, round_trip=exact
                 ).decode()
-                if _equal(self._adapter.validate_json(text), value):
+                if _equal(self._adapter.validator.validate_json(text), value):
                     return Value.of(self._ordered(text))
             except (ValueError, TypeError, RecursionError):
                 pass  # a closer look says why, or that it can be stored all the same
@@ -179,7 +180,7 @@ class Codec:
     def load(self, text: str) -> Any:
         """The typed value of a stored JSON text; raises pydantic's `ValidationError`."""
         try:
-            return self._adapter.validate_json(text)
+            return self._adapter.validator.validate_json(text)
         except ValueError:
             if "\\ud" not in text:
                 raise

@@ -53,7 +53,7 @@ class Create:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
     run_id: str
     batch: Batch

@@ -57,9 +57,9 @@ def check_texts(what: str, *texts: str | None) -> None:
                 ) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
-    """Events made ready to be stored, and what they make of their run's row."""
+    """Events made ready to be stored, and what they make of their run's row. Nobody changes it."""
 
     rows: Sequence[Row]
     change: tuple[Status, float | None] | None
@@ -80,16 +80,16 @@ class Batch:
 
 
 def _event_row(event: Event) -> Row:
+    kind, key = event.kind, event.key
     try:
         data, value = encode(event.payload)
     except ValueError as error:
-        raise ValueRefused(f"event {event.seq} ({event.kind}) cannot be stored: {error}") from error
-    check_texts(f"event {event.seq} ({event.kind})", event.key, data, value)
+        raise ValueRefused(f"event {event.seq} ({kind}) cannot be stored: {error}") from error
+    if not (key.isascii() and data.isascii() and (value is None or value.isascii())):
+        check_texts(f"event {event.seq} ({kind})", key, data, value)
     if not math.isfinite(event.at):
-        raise ValueRefused(f"event {event.seq} ({event.kind}): {event.at} is no time")
-    return (
-        event.seq, event.at, event.kind, event.key, event.alternative, event.attempt, data, value
-    )  # fmt: skip
+        raise ValueRefused(f"event {event.seq} ({kind}): {event.at} is no time")
+    return event.seq, event.at, kind, key, event.alternative, event.attempt, data, value
 
 
 def read_events(run_id: str, rows: Iterable[Sequence[Any]], after: int) -> list[Event]:

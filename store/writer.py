@@ -21,6 +21,7 @@ from anyio.lowlevel import current_token
 from sqlalchemy import Connection, Engine
 
 from flowkit.errors import FlowkitError, JournalConflict, StoreError, StoreUnusable, ValueRefused
+from flowkit.shield import wait_shielded
 from flowkit.store import sqlite
 from flowkit.store.ledger import Ledger
 from flowkit.store.operations import Operation
@@ -108,8 +109,7 @@ class Writer:
             if len(batch.items) == BATCH_MAX:
                 self._gathering = None
                 self._send(batch)
-        with anyio.CancelScope(shield=True):
-            await batch.done.wait()
+        await wait_shielded(batch.done)
         if item.error is not None:
             raise item.error
         return cast(T, item.result)

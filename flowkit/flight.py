@@ -1,0 +1,61 @@
+"""An attempt in flight, and the facts that tell how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+
+import flowkit.events as ev
+from flowkit.events import Fact
+from flowkit.node import AnyNode
+from flowkit.runner import Try, failed
+from flowkit.slot import Slot
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """An attempt from its start to its outcome. `stop` says why it was stopped, if it was."""
+
+    slot: Slot
+    node: AnyNode
+    key: str
+    alternative: int
+    attempt: int
+    last: bool = False
+    scope: anyio.CancelScope | None = None
+    """The worker's, while it makes this attempt."""
+    stop: str = ""
+    job: Try | None = None
+    outcome: ev.Payload | None = None
+
+    def cut(self, why: str) -> None:
+        """Stop it; one that has not begun will not begin."""
+        if not self.stop:
+            self.stop = why
+            if self.scope is not None:
+                self.scope.cancel()
+
+    def facts(self) -> list[Fact]:
+        """How it went; nothing if it was stopped, unless an effect was under way."""
+        told = self._told()
+        return [] if told is None else [self.fact(told)]
+
+    def fact(self, payload: ev.Payload) -> Fact:
+        return Fact(payload, self.key, self.alternative, self.attempt)
+
+    def _told(self) -> ev.Payload | None:
+        if self.outcome is not None:
+            return self.outcome
+        if self.stop:
+            under_way = self.slot.intent and self.stop != "lost"
+            text = f"{self.stop} while the effect was under way"
+            return ev.OutcomeUnknown(text) if under_way else None
+        if self.job is None:
+            return None
+        policy = self.node.policy
+        text = f"no outcome within {policy.timeout_s} s"
+        if policy.effect == "once":
+            return ev.OutcomeUnknown(text)
+        late = TimeoutError(f"no result within {policy.timeout_s} s")
+        return failed(self.job, late, policy.timeout_s or 0.0)
