@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import anyio
@@ -35,6 +36,19 @@ class Flight:
             self.stop = why
             if self.scope is not None:
                 self.scope.cancel()
+
+    def start_clock(self, left_s: float) -> None:
+        """Give it so much time; `math.inf` for no end."""
+        if self.scope is not None and left_s < math.inf:
+            self.scope.deadline = anyio.current_time() + left_s
+
+    def stop_clock(self) -> float:
+        """The time that was left."""
+        if self.scope is None or self.scope.deadline == math.inf:
+            return math.inf
+        left_s = self.scope.deadline - anyio.current_time()
+        self.scope.deadline = math.inf
+        return left_s
 
     def facts(self) -> list[Fact]:
         """How it went; nothing if it was stopped, unless an effect was under way."""

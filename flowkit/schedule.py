@@ -1,8 +1,8 @@
 """What to do next: `decide` looks at a state and a time, and answers with commands.
 
 It is pure: it changes nothing, reads no clock and draws no chance. It is incremental: its cost grows
-with what is ready now, never with the length of the run. The driver appends the facts, folds them,
-asks again until there are none, and only after the commit starts what may start.
+with what is ready now, never with the length of the run. The driver folds the facts, asks again until
+there are none, appends them, and starts only what rests on events that are on disk.
 """
 
 from __future__ import annotations
