@@ -238,6 +238,10 @@ def test_signed_thoughts_come_back_as_they_were() -> None:
     message = Answers("openrouter").answer(stream(*deltas, {"content": "x"})).message
     assert message.reasoning == "ab"
     assert message.reasoning_details == [{**text, "text": "ab", "signature": "sig"}, secret]
+    twins = [{**text, "text": "a"}, {**text, "text": "b"}]
+    sent = whole({"content": "x", "reasoning_details": twins})
+    message = Answers("openrouter").answer(sent, media_type=JSON).message
+    assert message.reasoning_details == twins, "two of one list are two"
 
 
 BEGIN, END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
