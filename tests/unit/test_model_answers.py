@@ -319,8 +319,9 @@ def test_calls_are_recovered_only_where_they_may_be(kimi: Answers) -> None:
     beside = kimi.answer(stream({"content": text}, {"tool_calls": [real]})).message
     assert (beside.content, [call.id for call in beside.tool_calls]) == (text, ["a"])
     assert Answers("generic").answer(stream({"content": text})).message.content == text
-    with pytest.raises(BadModelAnswer, match="token limit"):
+    with pytest.raises(BadModelAnswer, match="token limit") as caught:
         kimi.answer(stream({"content": text}, finish="length"))
+    assert not caught.value.answer.message.tool_calls
 
 
 # ---- usage -----------------------------------------------------------------------------------
@@ -364,6 +365,9 @@ def test_what_an_answer_cost() -> None:
     known = priced(used, prices, at, "served-as", "kimi-k2-thinking").cost_usd
     assert known is not None
     assert 1 < known < 20
+    uncached = priced(replace(used, cached_tokens=0), prices, at, "kimi-k2-thinking").cost_usd
+    assert uncached is not None
+    assert known < uncached
     assert priced(used, prices, at, "never-heard-of").cost_usd is None
     assert priced(used, prices, "http://localhost:8000/v1", "kimi-k2-thinking").cost_usd is None
     assert priced(used, None, at, "kimi-k2-thinking").cost_usd is None

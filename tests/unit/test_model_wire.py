@@ -303,6 +303,7 @@ def test_each_message_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         wire.body(ModelRequest(tuple(history)), None)  # an attempt made again
     assert encoded == history
     assert len(wire._transcripts._by_end) == 2, "this turn's and the last one's"
+    assert wire._transcripts.size > 1.5 * len(wire.body(ModelRequest(history), None))
     # a turn that is taken back and made otherwise
     wire.body(ModelRequest([*history[:-2], *TURNS[0]]), None)
     assert encoded == [*history, *TURNS[0]]

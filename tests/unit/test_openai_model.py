@@ -256,6 +256,7 @@ async def test_usage_may_stand_in_the_choice_and_the_reason_come_twice(server: S
 
 REASONING: Sequence[tuple[list[dict[str, str | None]], str | None]] = [
     ([{"reasoning": "a"}, {"reasoning": "b"}], "ab"),
+    ([{"reasoning": "a"}, {"reasoning": "b", "reasoning_content": "copy"}], "ab"),
     ([{"reasoning": "a", "reasoning_content": "a"}], "a"),
     ([{"reasoning": "a", "reasoning_content": ""}], "a"),
     ([{"reasoning": "a", "reasoning_content": None}], "a"),
