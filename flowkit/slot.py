@@ -146,7 +146,10 @@ class Slot:
 
     def planner(self) -> Slot | None:
         """The nearest planner whose plan this step belongs to."""
-        return next((above for above in self.ancestors() if above.planning is not None), None)
+        above = self.parent
+        while above is not None and above.planning is None:
+            above = above.parent
+        return above
 
     def find_digest(self) -> str:
         """Digest of the slot's value; of lists and findings that of their parts."""

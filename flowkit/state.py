@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import flowkit.events as ev
@@ -439,14 +438,18 @@ class State(Steps):
 
 def _grafted(step: Step, turn: str) -> Step:
     """A planned step under its full key; ids in a plan are relative to their turn."""
-    inputs = tuple(
+    inputs = [
         Source(f"{turn}/{source.step}", source.text, source.item) if source.step else source
         for source in step.inputs
-    )
-    return replace(
-        step,
-        key=f"{turn}/{step.key}",
-        inputs=inputs,
-        after=tuple(f"{turn}/{key}" for key in step.after),
-        checks=f"{turn}/{step.checks}" if step.checks else "",
+    ]
+    return Step(  # `replace` takes 3 µs longer, a tenth of what folding a turn takes
+        f"{turn}/{step.key}",
+        step.nodes,
+        tuple(inputs),
+        tuple([f"{turn}/{key}" for key in step.after]),
+        step.each,
+        f"{turn}/{step.checks}" if step.checks else "",
+        step.attempts,
+        step.reject_moves,
+        step.failure_moves,
     )
