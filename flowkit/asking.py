@@ -1,22 +1,40 @@
-"""`ctx.model`: the run's model with every answer journaled, and answers of a type."""
+"""`ctx.model`: the models of a run with every answer journaled, and answers of a type.
+
+    known in this attempt?  the recorded answer
+    else ask and record     an answer; or an error, and what follows of it: the same model again at
+                            `retry_at`, the next model, or the end
+
+Keyed by the request, never by the order of calls. A try that failed is an event too, so that a
+process that dies between two tries goes on counting where it was.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import count
 from typing import Any, Protocol, TypeVar, overload
 
+import anyio
 from pydantic import TypeAdapter
 
-from flowkit.errors import FlowkitError
-from flowkit.events import ModelAnswered
+import flowkit.errors as fault
+from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest
+from flowkit.errors import FlowkitError, ModelError
+from flowkit.events import Error, ModelAnswered
 from flowkit.graft import plan_from, plan_schema
 from flowkit.node import AnyNode, ModelHandle
 from flowkit.plan import Plan
-from flowkit.ports import ChatMessage, Model, ModelAnswer, ModelRequest
-from flowkit.values import Codec, Value, compact, digest, parse
+from flowkit.policy import Policy
+from flowkit.ports import Model, Windowed, World
+from flowkit.values import Codec, Value, combine, compact, digest, parse
 
 T = TypeVar("T")
+
+CONTEXT_TOKENS = 128_000
+"""The window of a model that does not tell its own."""
 
 
 class BadAnswer(FlowkitError, ValueError):
@@ -31,68 +49,130 @@ class Remember(Protocol):
     ) -> ModelAnswered: ...
 
 
-class JournaledModel(ModelHandle):
-    """The run's model; keyed by the request, never by the order of calls."""
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a journaled model needs of its run: whom to ask in which order, and where it is kept.
 
-    def __init__(
-        self,
-        model: Model | None,
-        tools: Sequence[AnyNode],
-        remember: Remember,
-        on_delta: Callable[[str], None],
-    ) -> None:
-        self._model = model
-        self._tools = tools
-        self._remember = remember
-        self._on_delta = on_delta
+    `policy` tells how often the same model is asked again. `digests` keeps those of messages from
+    turn to turn, so that a long talk is not hashed anew each time.
+    """
+
+    models: Sequence[Model]
+    policy: Policy
+    tools: Sequence[AnyNode]
+    world: World
+    remember: Remember
+    on_delta: Callable[[Delta], None]
+    digests: dict[int, tuple[ChatMessage, str]]
+
+
+class JournaledModel(ModelHandle):
+    """The models of a run, or of one node, as a node asks them."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
 
     @property
     def name(self) -> str:
-        return self._need().name
+        return self._need()[0].name
 
-    def _need(self) -> Model:
-        if self._model is None:
+    @property
+    def context_tokens(self) -> int:
+        told = [each.context_tokens for each in self._asking.models if isinstance(each, Windowed)]
+        return min(told, default=CONTEXT_TOKENS)
+
+    def _need(self) -> Sequence[Model]:
+        if not self._asking.models:
             raise FlowkitError(
                 "this node asks a model, but the engine has none: Engine(..., model=OpenAIModel.from_env())."
             )
-        return self._model
+        return self._asking.models
 
-    async def respond(self, request: ModelRequest) -> ModelAnswer:
-        model = self._need()
+    async def respond(self, request: ModelRequest, *, purpose: str = "") -> ModelAnswer:
+        key = self._key(request)
+        problem = ModelError("no model was asked")
+        for model in self._need():
+            for tried in count(1):
+                ask = partial(self._ask, model, request, key, purpose, tried)
+                answered = await self._asking.remember(key, ask)
+                if answered.error is None:
+                    return _read(answered)
+                problem = _as_raised(answered.error)
+                if answered.retry_at is None:
+                    break
+                await anyio.sleep(max(answered.retry_at - self._asking.world.now(), 0.0))
+            if not problem.elsewhere:
+                break
+        raise problem
 
-        async def delta(text: str) -> None:
-            self._on_delta(text)
+    async def _ask(
+        self, model: Model, request: ModelRequest, key: str, purpose: str, tried: int, n: int
+    ) -> ModelAnswered:
+        """One try, and what follows if it fails: decided once, here, and recorded."""
+        asking, began = self._asking, time.monotonic()
 
-        async def ask(n: int) -> ModelAnswered:
+        async def delta(piece: Delta) -> None:
+            asking.on_delta(piece)
+
+        try:
             answer = await model.respond(request, on_delta=delta)
-            text = compact(_answers().dump_python(answer, mode="json", exclude_defaults=True))
-            return ModelAnswered(key, n, answer.model or model.name, Value.of(text))
+        except ModelError as error:
+            retry_at = None
+            if error.retryable and tried <= asking.policy.retries:
+                wait = asking.policy.delay_s(tried, asking.world.draw())
+                retry_at = asking.world.now() + max(wait, error.retry_after_s or 0.0)
+            stored = Error(type(error).__name__, str(error))
+            took = time.monotonic() - began
+            return ModelAnswered(
+                key,
+                n,
+                model.name,
+                error=stored,
+                duration_s=took,
+                retry_at=retry_at,
+                purpose=purpose,
+            )
+        text = compact(_answers().dump_python(answer, mode="json", exclude_defaults=True))
+        name = answer.model or model.name
+        return ModelAnswered(
+            key, n, name, Value.of(text), duration_s=time.monotonic() - began,
+            usage=answer.usage, purpose=purpose,
+        )  # fmt: skip
 
-        plain = _requests().dump_python(request, mode="json", exclude_defaults=True)
-        plain.pop("deadline", None)
-        key = digest(compact(plain))[:32]
-        answered = await self._remember(key, ask)
-        if answered.value is None or answered.value.text is None:
-            raise FlowkitError(f"the journal has no text for the answer to request {key}.")
-        return _answers().validate_python(parse(answered.value.text))
+    def _key(self, request: ModelRequest) -> str:
+        """Hash of all that is asked, the deadline apart."""
+        rest = [request.tools, request.schema, request.schema_name, request.settings]
+        parts = [self._digest(message) for message in request.messages]
+        return combine([*parts, digest(compact(rest))])
+
+    def _digest(self, message: ChatMessage) -> str:
+        known = self._asking.digests.get(id(message))
+        if known is not None:
+            return known[1]
+        text = compact(_messages().dump_python(message, mode="json", exclude_defaults=True))
+        made = digest(text)
+        self._asking.digests[id(message)] = (message, made)  # kept alive, so its id stays its own
+        return made
 
     @overload
-    async def complete(self, prompt: str | Sequence[ChatMessage]) -> str: ...
+    async def complete(self, prompt: str | Sequence[ChatMessage], *, purpose: str = "") -> str: ...
     @overload
     async def complete(
-        self, prompt: str | Sequence[ChatMessage], *, returns: type[T], repairs_max: int = 2
-    ) -> T: ...
+        self, prompt: str | Sequence[ChatMessage], *, returns: type[T], repairs_max: int = 2,
+        tools: Sequence[AnyNode] | None = None, purpose: str = "",
+    ) -> T: ...  # fmt: skip
     async def complete(
-        self, prompt: str | Sequence[ChatMessage], *, returns: Any = str, repairs_max: int = 2
-    ) -> Any:
+        self, prompt: str | Sequence[ChatMessage], *, returns: Any = str, repairs_max: int = 2,
+        tools: Sequence[AnyNode] | None = None, purpose: str = "",
+    ) -> Any:  # fmt: skip
         messages = [ChatMessage("user", prompt)] if isinstance(prompt, str) else list(prompt)
         if returns is str:
-            answer = await self.respond(ModelRequest(tuple(messages)))
+            answer = await self.respond(ModelRequest(tuple(messages)), purpose=purpose)
             return answer.message.content or ""
-        read, schema, name = self._reader(returns)
+        read, schema, name = _reader(returns, self._asking.tools if tools is None else tools)
         for repair in range(repairs_max + 1):
             request = ModelRequest(tuple(messages), schema=schema, schema_name=name)
-            answer = await self.respond(request)
+            answer = await self.respond(request, purpose=purpose)
             text = answer.message.content or ""
             try:
                 return read(text)
@@ -106,16 +186,38 @@ class JournaledModel(ModelHandle):
                 messages += [answer.message, ChatMessage("user", wrong)]
         raise AssertionError("unreachable: the loop returns or raises")
 
-    def _reader(self, returns: type[Any]) -> tuple[Callable[[str], Any], dict[str, Any], str]:
-        if returns is Plan:
-            tools = self._tools
-            return lambda text: plan_from(parse(_bare(text)), tools), plan_schema(tools), "Plan"
-        codec = Codec(returns, "answer")
-        name = getattr(returns, "__name__", "Answer")
-        return lambda text: codec.load(_bare(text)), codec.schema(), name
+
+def _reader(
+    returns: type[Any], tools: Sequence[AnyNode]
+) -> tuple[Callable[[str], Any], dict[str, Any], str]:
+    """How an answer of a type is read, its JSON schema, and its name."""
+    if returns is Plan:
+        return lambda text: plan_from(parse(bare(text)), tools), plan_schema(tools), "Plan"
+    codec = Codec(returns, "answer")
+    name = getattr(returns, "__name__", "Answer")
+    return lambda text: codec.load(bare(text)), codec.schema(), name
 
 
-def _bare(text: str) -> str:
+def _read(answered: ModelAnswered) -> ModelAnswer:
+    if answered.value is None or answered.value.text is None:
+        raise FlowkitError(f"the journal has no text for the answer to request {answered.request}.")
+    return read_answer(answered.value.text)
+
+
+def read_answer(text: str) -> ModelAnswer:
+    """A recorded answer."""
+    return _answers().validate_python(parse(text))
+
+
+def _as_raised(stored: Error) -> ModelError:
+    """A recorded error as its class; one of another version's is a plain `ModelError`."""
+    kind: object = getattr(fault, stored.type, None)
+    if isinstance(kind, type) and issubclass(kind, ModelError):
+        return kind(stored.message)
+    return ModelError(stored.message)
+
+
+def bare(text: str) -> str:
     """The JSON of an answer without the code fence that some models put around it."""
     text = text.strip()
     if text.startswith("```"):
@@ -129,5 +231,5 @@ def _answers() -> TypeAdapter[ModelAnswer]:
 
 
 @cache
-def _requests() -> TypeAdapter[ModelRequest]:
-    return TypeAdapter(ModelRequest)
+def _messages() -> TypeAdapter[ChatMessage]:
+    return TypeAdapter(ChatMessage)

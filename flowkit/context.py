@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any, Protocol, TypeVar, cast, overload
 import anyio
 
 import flowkit.events as ev
-from flowkit.asking import JournaledModel
-from flowkit.errors import FlowkitError
+from flowkit.asking import Asking, JournaledModel, read_answer
+from flowkit.chat import Delta, ModelAnswer
+from flowkit.errors import ContextOverflow, FlowkitError
 from flowkit.events import Fact, StepView
 from flowkit.node import AnyNode, Context
 from flowkit.plan import Failure, Findings, Planned, Turn
+from flowkit.policy import Policy
 from flowkit.ports import Artifacts, Model, World
 from flowkit.slot import Slot, TurnState, Wait
 from flowkit.state import State
@@ -28,11 +30,14 @@ T = TypeVar("T")
 
 log = logging.getLogger("flowkit")
 
+_OVERFLOW = ContextOverflow.__name__
+
 
 class Values(Protocol):
     """Reads the values of a run."""
 
     def load(self, slot: Slot) -> Any: ...
+    def text(self, slot: Slot) -> str: ...
     async def inline(self, value: Value) -> Value: ...
 
 
@@ -43,7 +48,8 @@ class Run(Protocol):
     state: State
     world: World
     artifacts: Artifacts
-    model: Model | None
+    models: Sequence[Model]
+    model_policy: Policy
     nodes: Mapping[str, AnyNode]
     resources: Sequence[object]
 
@@ -62,7 +68,7 @@ class Turns(Sequence[Turn]):
     """A planner's turns, each built when it is looked at."""
 
     slot: Slot
-    load: Callable[[Slot], Any]
+    values: Values
 
     def __len__(self) -> int:
         return len(self.slot.planning.turns) if self.slot.planning else 0
@@ -79,16 +85,48 @@ class Turns(Sequence[Turn]):
 
     def _turn(self, turn: TurnState) -> Turn:
         done = {step_id(child): child for child in turn.children if child.status == "settled"}
+        overflows = [
+            each
+            for each in turn.said
+            if each.error and each.error.type == _OVERFLOW and each.purpose in ("", "summary")
+        ]
         return Turn(
             turn.number,
             [
                 Planned(step_id(child), child.step.nodes[0], child.step.inputs)
                 for child in turn.children
             ],
-            {key: self.load(child) for key, child in done.items()},
+            _Read(done, self.values.load),
             failures(turn),
             turn.feedback,
+            _Read(done, self.values.text),
+            turn.calls,
+            len(overflows),
+            lambda: answers(turn),
         )
+
+
+@dataclass(frozen=True)
+class _Read(Mapping[str, Any]):
+    """Values of slots by step id, each made when it is looked at."""
+
+    slots: Mapping[str, Slot]
+    read: Callable[[Slot], Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.read(self.slots[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
+def answers(turn: TurnState) -> Mapping[str, ModelAnswer]:
+    """What the model said in a turn, by purpose; the last of each."""
+    said = [each for each in turn.said if each.value is not None]
+    return {each.purpose: read_answer(each.value.text or "") for each in said if each.value}
 
 
 def step_id(slot: Slot) -> str:
@@ -141,20 +179,35 @@ class StepContext(Context):
         self.feedback = slot.feedback
         self.deadline = run.state.deadline
         self.last_turn = last_turn
+        self.memo = slot.planning.memo if slot.planning is not None else {}
         self._model: JournaledModel | None = None
 
     @property
     def model(self) -> JournaledModel:
         if self._model is None:
-            tools = () if self.last_turn else self._node.tools
             self._model = JournaledModel(
-                self._run.model, tools, self._remember_model, self._on_delta
+                Asking(
+                    models=self._node.models or self._run.models,
+                    policy=self._run.model_policy,
+                    tools=() if self.last_turn else self._node.tools,
+                    world=self._run.world,
+                    remember=self._remember_model,
+                    on_delta=self._on_delta,
+                    digests=self.memo.setdefault("digests", {}),
+                )
             )
         return self._model
 
     @property
     def turns(self) -> Sequence[Turn]:
-        return Turns(self._slot, self._run.values.load)
+        return Turns(self._slot, self._run.values)
+
+    @property
+    def turns_left(self) -> int:
+        planning = self._slot.planning
+        return (
+            self._node.limits.turns_max - self._slot.turn + planning.before + 1 if planning else 0
+        )
 
     def history(self) -> Sequence[StepView]:
         return self._run.state.views()
@@ -168,8 +221,11 @@ class StepContext(Context):
 
             anyio.from_thread.run_sync(self._run.publish, fact)
 
-    def _on_delta(self, text: str) -> None:
-        self._run.publish(self._fact(ev.Progress({"delta": text})))
+    def _on_delta(self, piece: Delta) -> None:
+        said = {"delta": piece.text, "reasoning": piece.reasoning}
+        self._run.publish(
+            self._fact(ev.Progress({name: text for name, text in said.items() if text}))
+        )
 
     async def artifact(
         self, data: bytes | str | Path, *, name: str, media_type: str = "application/octet-stream"

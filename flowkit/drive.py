@@ -61,7 +61,8 @@ class Driver(Commits):
         self.epoch = epoch
         self.world = kit.world
         self.artifacts = kit.artifacts
-        self.model = kit.model
+        self.models = kit.models
+        self.model_policy = kit.model_policy
         self.resources = kit.resources
         self.values = Reading(state, self.nodes, workflow.codec(), kit.artifacts)
         self._fallbacks = workflow.fallbacks

@@ -29,8 +29,18 @@ from flowkit.handle import RunHandle, Watched
 from flowkit.hosting import Hosting, check_output, fold
 from flowkit.kit import Kit
 from flowkit.owner import this_owner
-from flowkit.policy import Budget
-from flowkit.ports import Artifacts, Journal, Message, Model, RunQuery, RunRecord, Store, World
+from flowkit.policy import ASK_AGAIN, Budget, Policy
+from flowkit.ports import (
+    Artifacts,
+    Journal,
+    Message,
+    Model,
+    RunQuery,
+    RunRecord,
+    Store,
+    World,
+    models_of,
+)
 from flowkit.state import State
 from flowkit.values import Codec
 
@@ -48,7 +58,8 @@ class Engine:
         store: where journals are kept; `SqlStore("runs.db")` or `MemoryStore()`. An engine closes a
             store that it had to open.
         workflows: those that may be resumed; `run` and `start` add their own.
-        model: what `ctx.model` asks; may be None.
+        model: what `ctx.model` asks, or several in order of preference; may be None.
+        model_policy: how often a model is asked again after an error that may pass.
         artifacts: where large values and files are kept; by default the store, if it can.
         recover: take up every run whose lease is free, now and while the engine lives.
         resources: what nodes get by `ctx.resource(Type)`.
@@ -64,7 +75,8 @@ class Engine:
         store: Store,
         *,
         workflows: Sequence[Workflow[Any, Any]] = (),
-        model: Model | None = None,
+        model: Model | Sequence[Model] | None = None,
+        model_policy: Policy = ASK_AGAIN,
         artifacts: Artifacts | None = None,
         recover: bool = False,
         resources: Sequence[object] = (),
@@ -78,7 +90,8 @@ class Engine:
         self.store = store
         self.poll_s = poll_s
         self._artifacts = artifacts or _artifacts_of(store)
-        self._model = model
+        self._models = models_of(model)
+        self._model_policy = model_policy
         self._recover = recover
         self._resources = resources
         self._lease_s = lease_s
@@ -98,7 +111,7 @@ class Engine:
         if self._hosting is not None:
             raise FlowkitError("this engine was entered before; make a new one.")
         kit = Kit(
-            self.store, self._artifacts, self._model, self._world, self._resources,
+            self.store, self._artifacts, self._models, self._model_policy, self._world, self._resources,
             anyio.CapacityLimiter(self._threads_max), self._suspend_after_s, self._grace_s,
         )  # fmt: skip
         self._hosting = Hosting(

@@ -13,6 +13,17 @@
       RunConflict                     the same run id with another workflow or input
       StoreError                      the journal cannot be read or written
         JournalConflict · LeaseLost · SchemaTooNew · StoreUnusable
+      ModelError                      a language model did not answer; by what helps:
+        ModelUnavailable                overloaded, 5xx, network, a cut stream     try again
+        RateLimited                     too many requests                          try again, later
+        BadModelAnswer                  an answer came that cannot be used         try again
+        ContextOverflow                 the conversation is too long               send less
+        ContentFiltered                 moderation refused prompt or answer        another model
+        QuotaExhausted                  no balance, no subscription                pay, or another model
+        ModelNotFound                   the server has no such model (any more)    another model
+        ModelAuthError                  the key is refused                         change the key
+        BadModelRequest                 the server does not understand             mend the request
+        NoModel                         nothing is configured, or not completely   configure
 
 Words of a node, not failures of flowkit: Retry · Reject · Replan · Fatal.
 """
@@ -20,6 +31,7 @@ Words of a node, not failures of flowkit: Retry · Reject · Replan · Fatal.
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 
 class FlowkitError(Exception):
@@ -156,6 +168,109 @@ class SchemaTooNew(StoreError):
 
 class StoreUnusable(StoreError):
     """The database cannot be opened or written."""
+
+
+HOW_TO_CONFIGURE = (
+    "Set OPENAI_API_KEY, or MOONSHOT_API_KEY, or OPENAI_BASE_URL for a server that needs no key "
+    "(such as http://localhost:8000/v1). FLOWKIT_MODEL, FLOWKIT_BASE_URL and FLOWKIT_API_KEY "
+    "come before them."
+)
+
+
+class ModelError(FlowkitError):
+    """The model did not answer.
+
+    `retryable`: the same request may succeed later; `retry_after_s`: not before so many seconds,
+    as the server says. `status` is the HTTP status, or None where there was none. No message holds
+    a key, and none of them has a cause: what an SDK raises carries the request, and with it the key.
+    """
+
+    retries: ClassVar[bool] = False
+    """What `retryable` is for this class, where nothing else is said."""
+    elsewhere: ClassVar[bool] = True
+    """Whether another model may well answer the same request."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retryable = self.retries if retryable is None else retryable
+        self.retry_after_s = retry_after_s
+        self.status = status
+
+
+class ModelUnavailable(ModelError):
+    """The model cannot be reached, or broke off; it may work later."""
+
+    retries = True
+
+
+class RateLimited(ModelError):
+    """Too many requests, or too many tokens, in a time."""
+
+    retries = True
+
+
+class QuotaExhausted(ModelError):
+    """The account has no balance or quota left; waiting does not help."""
+
+
+class ModelAuthError(ModelError):
+    """The key is refused, or may not use this model."""
+
+
+class ModelNotFound(ModelError):
+    """The server does not have this model."""
+
+
+class BadModelRequest(ModelError):
+    """The server does not understand the request.
+
+    `schema_refused`: what it does not take is the `response_format`.
+    """
+
+    elsewhere = False
+
+    def __init__(
+        self, message: str = "", *, status: int | None = None, schema_refused: bool = False
+    ) -> None:
+        super().__init__(message, status=status)
+        self.schema_refused = schema_refused
+
+
+class ContextOverflow(ModelError):
+    """The conversation is longer than the model's context."""
+
+    elsewhere = False
+
+
+class ContentFiltered(ModelError):
+    """Moderation refused the prompt or the answer."""
+
+
+class BadModelAnswer(ModelError):
+    """An answer came that cannot be used; `answer` is the `ModelAnswer` that came of it."""
+
+    retries = True
+
+    def __init__(self, message: str = "", *, answer: Any = None) -> None:
+        super().__init__(message)
+        self.answer = answer
+
+
+class NoModel(ModelError):
+    """No language model is configured."""
+
+    elsewhere = False
+
+    def __init__(self, message: str = "No language model is configured.") -> None:
+        told = message if HOW_TO_CONFIGURE in message else f"{message} {HOW_TO_CONFIGURE}"
+        super().__init__(told)
 
 
 class Retry(Exception):

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 import flowkit.errors as fault
-from flowkit.graph import Graph, Step
+from flowkit.chat import Usage
+from flowkit.graph import Call, Graph, Step
 from flowkit.policy import Budget
+from flowkit.shapes import Shape
 from flowkit.values import Value, compact, parse
 
 Status = Literal["pending", "running", "waiting", "succeeded", "failed", "cancelled", "quarantined"]
@@ -78,7 +79,11 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswered:
-    """`n` counts identical requests of one attempt; `value` is the model's answer."""
+    """One answer, or one try that failed (`error`). `n` counts identical requests of one attempt.
+
+    `retry_at` (Unix time): when the same model is asked again after an error. `purpose` is empty for
+    what a node asks in its own line of talk, and names what is asked beside it, such as "summary".
+    """
 
     request: str
     n: int
@@ -86,6 +91,9 @@ class ModelAnswered:
     value: Value | None = None
     error: Error | None = None
     duration_s: float = 0.0
+    retry_at: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    purpose: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +130,17 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A planner's answer and the steps that it adds. `answer`: seq of the ModelAnswered behind it."""
+    """A planner's answer and the steps that it adds. `answer`: seq of the ModelAnswered behind it.
+
+    `calls`: the model's calls of tools, in its order, and what became of each.
+    """
 
     input_hash: str
     steps: tuple[Step, ...] = ()
     again: bool = False
     answer: int | None = None
     duration_s: float = 0.0
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +284,8 @@ class _Kind:
         self.valued = any(each.name == "value" for each in fields(payload))
 
     @cached_property
-    def adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.payload)
+    def shape(self) -> Shape:
+        return Shape(self.payload)
 
 
 @cache
@@ -291,13 +303,11 @@ def encode(payload: Payload) -> tuple[str, str | None]:
     kind = _kinds()[type(payload)]
     value: Value | None = getattr(payload, "value", None) if kind.valued else None
     text = value.text if value is not None else None
-    left_out = {"value"} if text is not None else None
+    without = ("value",) if text is not None else ()
     try:
-        own = kind.adapter.dump_json(payload, exclude_defaults=True, exclude=left_out).decode()
+        own = kind.shape.dump(payload, *without)
     except PydanticSerializationError:  # half a character in some text, which JSON can escape
-        own = compact(
-            kind.adapter.dump_python(payload, mode="json", exclude_defaults=True, exclude=left_out)
-        )
+        own = compact(kind.shape.plain(payload, *without))
     return own, text
 
 
@@ -308,11 +318,11 @@ def decode(kind: str, data: str, text: str | None) -> Payload:
     except KeyError:
         raise ValueError(f"unknown kind of event {kind!r}") from None
     try:
-        found: Any = known.adapter.validate_json(data)
+        found: Any = known.shape.load(data)
     except ValueError:
         if "\\ud" not in data:
             raise
-        found = known.adapter.validate_python(parse(data))
+        found = known.shape.check(parse(data))
     if text is not None and not known.valued:
         raise ValueError(f"an event of kind {kind!r} carries no value")
     if text is not None:

@@ -6,10 +6,11 @@ A plan that cannot be run raises a `PlanError` whose text is written for the pla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import GenericAlias
 from typing import Any, cast
 
-from flowkit.dsl import failure_moves
-from flowkit.errors import BadArguments, PlanError, PlanTooLarge, UnknownTool
+from flowkit.dsl import failure_moves, item_type
+from flowkit.errors import BadArguments, PlanError, PlanTooLarge, Reject, UnknownTool
 from flowkit.fits import fits
 from flowkit.graph import INPUT, Source, Step, check_name
 from flowkit.node import AnyNode
@@ -55,7 +56,9 @@ def _graft_one(
             f"step {planned.id!r}: {tool.name} takes {', '.join(first.takes)}, "
             f"but was given {len(planned.inputs)} arguments."
         )
-    for source, (name, hint) in zip(planned.inputs, first.takes.items(), strict=True):
+    for place, (source, (name, hint)) in enumerate(
+        zip(planned.inputs, first.takes.items(), strict=True)
+    ):
         if not source.step:
             continue
         other = by_id.get(source.step)
@@ -64,14 +67,40 @@ def _graft_one(
                 f"step {planned.id!r}: {name} refers to {source.step!r}, which is no step of this plan. "
                 f"Steps: {', '.join(by_id)}."
             )
-        given = _find(other.tool, tools).alternatives[0].gives
+        given = _gives(other, by_id, tools)
+        given = item_type(given, planned.id) if planned.each and place == 0 else given
         if not fits(given, hint):
             raise BadArguments(
                 f"step {planned.id!r}: {name} takes {show_type(hint)}, but step {other.id!r} "
                 f"gives {show_type(given)}."
             )
+    missing = [key for key in (*planned.after, planned.checks) if key and key not in by_id]
+    if missing:
+        raise BadArguments(
+            f"step {planned.id!r} names {missing[0]!r}, which is no step of this plan."
+        )
     names = tuple(node.name for node in tool.alternatives)
-    return Step(planned.id, names, planned.inputs, failure_moves=failure_moves(tool))
+    return Step(
+        planned.id,
+        names,
+        planned.inputs,
+        planned.after,
+        each=planned.each,
+        checks=planned.checks,
+        attempts=planned.attempts,
+        reject_moves=len(names) > 1 and Reject in tool.moves_on,
+        failure_moves=failure_moves(tool),
+    )
+
+
+def _gives(
+    planned: Planned[Any], by_id: Mapping[str, Planned[Any]], tools: Mapping[str, AnyNode]
+) -> Any:
+    """The type of what a planned step gives; a verifier passes on what it checks."""
+    if planned.checks in by_id:
+        return _gives(by_id[planned.checks], by_id, tools)
+    gives: Any = _find(planned.tool, tools).alternatives[0].gives
+    return GenericAlias(list, (gives,)) if planned.each else gives
 
 
 def _find(name: str, tools: Mapping[str, AnyNode]) -> AnyNode:

@@ -47,7 +47,8 @@ def check_name(name: str, what: str) -> str:
 class NodeSpec:
     """What the journal keeps of a node: enough to fold a run without its code.
 
-    `answers` tells of a planner that may end with a value of its own (else it gives `Findings`).
+    `answers` tells of a planner that may end with a value of its own (else it gives `Findings`);
+    `tokens_max` is its share of the run's tokens, 0 for no limit.
     """
 
     name: str
@@ -56,6 +57,7 @@ class NodeSpec:
     answers: bool = False
     turns_max: int = 0
     replans_max: int = 0
+    tokens_max: int = 0
     once: bool = False
 
 
@@ -66,6 +68,21 @@ class Source:
     step: str = ""
     text: str | None = None
     item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A model's call of a tool and what became of it: a planned step, or a refusal.
+
+    `how`: "valid" at once; "repaired", its JSON was broken and could be read all the same;
+    "corrected" by the model, asked once more; "refused", with `note` as what the model gets in
+    place of a result.
+    """
+
+    id: str
+    step: str = ""
+    how: Literal["valid", "repaired", "corrected", "refused"] = "valid"
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
-import flowkit.events as ev
 from flowkit.events import Fact
 from flowkit.ports import Message
 from flowkit.state import State
@@ -33,25 +31,6 @@ class Inbox:
         """What the messages say; a run that has ended hears nothing."""
         if not self._messages:
             return []
-        facts = [fact for message in self._messages.values() for fact in _facts(message)]
+        facts = [fact for each in self._messages.values() if (fact := each.fact()) is not None]
         self._messages = {}
         return [] if self._state.ended is not None else facts
-
-
-def _facts(message: Message) -> Iterator[Fact]:
-    match message.kind:
-        case "signal":
-            yield Fact(ev.Signalled(message.name, value=message.value, message=message.id))
-        case "cancel":
-            yield Fact(ev.CancelRequested(message.name, message.id))
-        case "decide":
-            if how := _decision(message.how):
-                yield Fact(ev.Decided(how, message.value, message.id), message.name)
-
-
-def _decision(how: str) -> Literal["done", "repeat", "fail"] | None:
-    match how:
-        case "done" | "repeat" | "fail":
-            return how
-        case _:
-            return None

@@ -13,6 +13,7 @@ import anyio
 import flowkit.events as ev
 from flowkit.events import Event
 from flowkit.node import AnyNode
+from flowkit.policy import Policy
 from flowkit.ports import Artifacts, Model, Store, World
 
 
@@ -22,7 +23,8 @@ class Kit:
 
     store: Store
     artifacts: Artifacts
-    model: Model | None
+    models: Sequence[Model]
+    model_policy: Policy
     world: World
     resources: Sequence[object]
     threads: anyio.CapacityLimiter

@@ -16,8 +16,9 @@ from flowkit.policy import Limits, Policy
 from flowkit.values import Artifact, Codec, combine, compact
 
 if TYPE_CHECKING:
+    from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest
     from flowkit.events import StepView
-    from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest
+    from flowkit.ports import Model
 
 T = TypeVar("T")
 
@@ -29,24 +30,35 @@ class ModelHandle(ABC):
     @abstractmethod
     def name(self) -> str: ...
 
+    @property
     @abstractmethod
-    async def respond(self, request: ModelRequest) -> ModelAnswer:
-        """Ask the model as the protocol has it."""
+    def context_tokens(self) -> int:
+        """The window of the model, the smallest if there are several."""
+
+    @abstractmethod
+    async def respond(self, request: ModelRequest, *, purpose: str = "") -> ModelAnswer:
+        """Ask as the protocol has it; tried again, and then of the next model, where that may help.
+
+        Raises the `ModelError` of the last try. `purpose` names what is asked beside the node's own
+        line of talk.
+        """
 
     @overload
-    async def complete(self, prompt: str | Sequence[ChatMessage]) -> str: ...
+    async def complete(self, prompt: str | Sequence[ChatMessage], *, purpose: str = "") -> str: ...
     @overload
     async def complete(
-        self, prompt: str | Sequence[ChatMessage], *, returns: type[T], repairs_max: int = 2
-    ) -> T: ...
+        self, prompt: str | Sequence[ChatMessage], *, returns: type[T], repairs_max: int = 2,
+        tools: Sequence[AnyNode] | None = None, purpose: str = "",
+    ) -> T: ...  # fmt: skip
     @abstractmethod
     async def complete(
-        self, prompt: str | Sequence[ChatMessage], *, returns: Any = str, repairs_max: int = 2
-    ) -> Any:
+        self, prompt: str | Sequence[ChatMessage], *, returns: Any = str, repairs_max: int = 2,
+        tools: Sequence[AnyNode] | None = None, purpose: str = "",
+    ) -> Any:  # fmt: skip
         """Ask for an answer of a type; a bad one goes back with the error, `repairs_max` times.
 
-        `returns=Plan` gives a plan of the planner's tools. Raises `BadAnswer` (a `ValueError`) when
-        the repairs are used up.
+        `returns=Plan` gives a plan of these tools, by default the planner's. Raises `BadAnswer` (a
+        `ValueError`) when the repairs are used up, or the `ModelError` of the last try.
         """
 
 
@@ -55,7 +67,8 @@ class Context(ABC):
 
     `idempotency_key` is the same on every repeat of the step: pass it to whatever has effects.
     `feedback`: why verifiers rejected the rounds before, or why a plan was refused.
-    `deadline` is the run's, in Unix time. `turns`: a planner's turns so far.
+    `deadline` is the run's, in Unix time. `turns`: a planner's turns so far. `memo`: what a planner
+    remembers from turn to turn, in memory only; after a crash it is empty, and `turns` has it all.
     """
 
     run_id: str
@@ -65,6 +78,7 @@ class Context(ABC):
     idempotency_key: str
     feedback: tuple[str, ...]
     deadline: float | None
+    memo: dict[str, Any]
     last_turn: bool
     """A planner's last turn, since the budget is used up: answer, plan nothing."""
 
@@ -75,6 +89,11 @@ class Context(ABC):
     @property
     @abstractmethod
     def turns(self) -> Sequence[Turn]: ...
+
+    @property
+    @abstractmethod
+    def turns_left(self) -> int:
+        """A planner's turns that are left, this one among them; 0 for what is no planner."""
 
     @abstractmethod
     def history(self) -> Sequence[StepView]:
@@ -136,6 +155,8 @@ class AnyNode:
         self.version = version
         self.limits = Limits()
         self.answers = False
+        self.models: Sequence[Model] = ()
+        """Whom `ctx.model` asks, in order of preference; empty for the engine's."""
         self.description = ""
         self._codecs: dict[str, Codec] | None = None
         self._gives_codec: Codec | None = None
@@ -197,6 +218,7 @@ class AnyNode:
                 answers=self.answers,
                 turns_max=self.limits.turns_max if self.kind == "planner" else 0,
                 replans_max=self.limits.replans_max if self.kind == "planner" else 0,
+                tokens_max=self.limits.tokens_max or 0,
                 once=self.policy.effect == "once",
             )
         return self._spec

@@ -50,7 +50,7 @@ def _place() -> tuple[str, str, str]:
         # processes under our numbers.
         if Path("/proc/self").readlink().name != str(os.getpid()):
             return host, "", ""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return host, boot, str(Path("/proc/self/ns/pid").stat().st_ino)
     except (OSError, ValueError):
         return host, "", ""

@@ -6,30 +6,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeGuard, TypeVar, cast
 
-from flowkit.graph import Source
+from flowkit.chat import ModelAnswer
+from flowkit.graph import Call, Source
 
 R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True)  # no slots: Planned[T](...) cannot be called with them on Python 3.11
 class Planned(Generic[R_co]):
-    """A step that a plan adds: the tool's name, and its inputs as literals or other steps' ids."""
+    """A step that a plan adds: the tool's name, and its inputs as literals or other steps' ids.
+
+    `after`, `each`, `checks` and `attempts` mean what they mean in a declared step; they name other
+    steps of the same plan.
+    """
 
     id: str
     tool: str
     inputs: tuple[Source, ...] = ()
+    after: tuple[str, ...] = ()
+    each: bool = False
+    checks: str = ""
+    attempts: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A planner's answer: do these steps. `again=True`: then ask me again, with what they gave."""
+    """A planner's answer: do these steps. `again=True`: then ask me again, with what they gave.
+
+    `calls` tells which call of the model each step answers, and which calls were refused.
+    """
 
     steps: Sequence[Planned[Any]] = ()
     again: bool = False
+    calls: Sequence[Call] = ()
 
 
 def is_planned(value: object) -> TypeGuard[Planned[Any]]:
@@ -78,12 +92,32 @@ class Findings(Mapping[str, Any]):
         return len(self.results)
 
 
-@dataclass(frozen=True, slots=True)
+def _no_answers() -> Mapping[str, ModelAnswer]:
+    return {}
+
+
+@dataclass(frozen=True)  # no slots: `answers` is kept once it was asked for
 class Turn:
-    """One turn of a planner, when its steps have ended: what was planned and what came of it."""
+    """One turn of a planner, when its steps have ended: what was planned and what came of it.
+
+    `results` by step id, made anew whenever one is looked at; `texts` are the same as they are
+    stored, in JSON. `calls`: the model's calls, where a model planned. `overflows`: how often it said
+    that the talk was too long for it.
+    """
 
     number: int
     steps: Sequence[Planned[Any]]
     results: Mapping[str, Any]
     failures: Sequence[Failure] = ()
     feedback: Sequence[str] = ()
+    texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    calls: Sequence[Call] = ()
+    overflows: int = 0
+    read_answers: Callable[[], Mapping[str, ModelAnswer]] = field(
+        default=_no_answers, repr=False, compare=False
+    )
+
+    @cached_property
+    def answers(self) -> Mapping[str, ModelAnswer]:
+        """What the model said in this turn, by purpose; "" is the planner's own line of talk."""
+        return self.read_answers()

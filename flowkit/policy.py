@@ -52,6 +52,10 @@ class Policy:
         return full * (0.5 + draw / 2)
 
 
+ASK_AGAIN = Policy(retries=5, backoff_s=1.0, backoff_max_s=60.0)
+"""How often a model that failed for a moment is asked again. `Retry-After` comes before the backoff."""
+
+
 def policy_of(options: Mapping[str, Any]) -> Policy:
     """The policy of a decorator's options; `DeclarationError` for one that does not exist."""
     from difflib import get_close_matches
@@ -67,12 +71,17 @@ def policy_of(options: Mapping[str, Any]) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a planner may plan: steps in one plan, turns, replans after failures, repairs of a bad plan."""
+    """What a planner may plan: steps in one plan, turns, replans after failures, repairs of a bad plan.
+
+    `tokens_max`: tokens, in and out, that it and all below it may use before its last turn; None for
+    no limit but the run's.
+    """
 
     steps_max: int = 100
     turns_max: int = 300
     replans_max: int = 2
     repairs_max: int = 2
+    tokens_max: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -80,30 +89,39 @@ class Limits:
             ("turns_max", 1),
             ("replans_max", 0),
             ("repairs_max", 0),
+            ("tokens_max", 1),
         ):
-            if getattr(self, name) < least:
-                raise DeclarationError(f"{name}={getattr(self, name)}: at least {least}.")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise DeclarationError(f"{name}={value}: at least {least}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What a run may use, counted from its events, so that a resume does not begin anew.
 
-    `wall_s_max` counts from the run's start and goes on while nothing runs. `parallel_max` is the
-    number of steps that run at once. With `on_budget="answer"` planners get one last turn, without
+    `turns_max` counts planners' turns, `tool_calls_max` planned steps that have begun. Tokens and cost
+    are the sum over all models, as far as they tell; what is in flight may go beyond. `wall_s_max`
+    counts from the run's start and goes on while nothing runs. `parallel_max` is the number of steps
+    that run at once. With `on_budget="answer"` planners get one last turn, without
     tools, and the declared steps go on; with `"fail"` the run fails.
     """
 
     steps_max: int | None = None
     attempts_max: int | None = None
+    turns_max: int | None = None
+    tool_calls_max: int | None = None
+    tokens_in_max: int | None = None
+    tokens_out_max: int | None = None
+    cost_usd_max: float | None = None
     wall_s_max: float | None = None
     parallel_max: int = 100
     on_budget: Literal["fail", "answer"] = "fail"
 
     def __post_init__(self) -> None:
-        for name in ("steps_max", "attempts_max", "wall_s_max", "parallel_max"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise DeclarationError(f"Budget({name}={value}): must be above 0.")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name != "on_budget" and value is not None and not value > 0:
+                raise DeclarationError(f"Budget({each.name}={value}): must be above 0.")
         if self.on_budget not in ("fail", "answer"):
             raise DeclarationError(f'Budget(on_budget={self.on_budget!r}): use "fail" or "answer".')

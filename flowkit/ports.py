@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
-from flowkit.events import Event, Status
+from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
+from flowkit.events import CancelRequested, Decided, Event, Fact, Signalled, Status
 from flowkit.values import Value
 
 
@@ -52,6 +53,18 @@ class Message:
     name: str = ""
     value: Value | None = None
     how: str = ""
+
+    def fact(self) -> Fact | None:
+        """What the run's owner records of it; None for a decision of a kind that is not known."""
+        match self.kind, self.how:
+            case "signal", _:
+                return Fact(Signalled(self.name, value=self.value, message=self.id))
+            case "cancel", _:
+                return Fact(CancelRequested(self.name, self.id))
+            case "decide", ("done" | "repeat" | "fail") as how:
+                return Fact(Decided(how, self.value, self.id), self.name)
+            case _:
+                return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,61 +140,6 @@ class Artifacts(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A model's call of a tool, with the arguments as the raw text that it wrote."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One message of a conversation. `reasoning=""` and `None` are different things."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_details: Sequence[Any] | None = None
-    tool_calls: Sequence[ToolCall] = ()
-    tool_call_id: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
-    """What a model is asked. `schema` is the JSON schema of the wanted answer, `schema_name` its name."""
-
-    messages: Sequence[ChatMessage]
-    tools: Sequence[Mapping[str, Any]] = ()
-    schema: Mapping[str, Any] | None = None
-    schema_name: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    deadline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one answer."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelAnswer:
-    """What a model answered; `model` is the name that the server gave."""
-
-    message: ChatMessage
-    finish_reason: str = "stop"
-    usage: Usage = Usage()
-    model: str = ""
-
-
-OnDelta = Callable[[str], Awaitable[None]]
-
-
 class Model(Protocol):
     """A language model, or what stands in for one."""
 
@@ -190,7 +148,24 @@ class Model(Protocol):
 
     async def respond(
         self, request: ModelRequest, *, on_delta: OnDelta | None = None
-    ) -> ModelAnswer: ...
+    ) -> ModelAnswer:
+        """Ask once; `ModelError` says what went wrong, and what may help. Retries are the run's."""
+        ...
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """A model that tells how long a conversation may be."""
+
+    @property
+    def context_tokens(self) -> int: ...
+
+
+def models_of(model: Model | Sequence[Model] | None) -> Sequence[Model]:
+    """Models in order of preference."""
+    if model is None:
+        return ()
+    return tuple(model) if isinstance(model, Sequence) else (model,)
 
 
 def _new_id() -> str:

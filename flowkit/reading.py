@@ -80,6 +80,16 @@ class Reading:
             return findings(slot, self.load)
         return self._codec_of(slot).load(self._text_of(slot))
 
+    def text(self, slot: Slot) -> str:
+        """The JSON of a settled slot as it is stored; of lists and findings made of their parts."""
+        if slot.members is not None:
+            return f"[{','.join(self.text(member) for member in slot.members)}]"
+        if slot.value is None and slot.planning is not None:
+            found = findings(slot, self.text)
+            parts = [f"{compact(key)}:{text}" for key, text in found.results.items()]
+            return f"{{{','.join(parts)}}}"
+        return self._text_of(slot)
+
     def _codec_of(self, slot: Slot) -> Codec:
         codec = self._entry if slot.key == INPUT else self._nodes[slot.node].codec()
         if codec is None:
@@ -103,6 +113,10 @@ class Reading:
         turns = slot.planning.turns if slot.planning else []
         for turn in turns[self._fetched.get(slot.key, 0) :]:
             wanted += [child for child in turn.children if child.status == "settled"]
+            turn.said = [
+                replace(said, value=await self.inline(said.value)) if said.value else said
+                for said in turn.said
+            ]
         await self.fetch(wanted)
         if turns:
             self._fetched[slot.key] = len(turns)

@@ -125,7 +125,10 @@ async def _plan(job: Try, args: Sequence[Any]) -> Made:
             repeated = repeated or again
             job.context.feedback = (*job.context.feedback, str(error))
             continue
-        return lambda took: ev.Planned(job.input_hash, steps, plan.again, job.slot.answered, took)
+        calls = tuple(plan.calls)
+        return lambda took: ev.Planned(
+            job.input_hash, steps, plan.again, job.slot.answered, took, calls
+        )
     raise AssertionError("unreachable: the loop returns or raises")
 
 

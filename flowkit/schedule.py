@@ -7,15 +7,17 @@ there are none, appends them, and starts only what rests on events that are on d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import flowkit.events as ev
 from flowkit.events import Error, Fact
 from flowkit.slot import Slot
 from flowkit.state import State
+
+IsOne: TypeAlias = Callable[[State, Slot], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +123,11 @@ def _may_start(state: State, now: float) -> Iterator[Slot]:
 def _starts(state: State, now: float) -> Commands:
     room = max(state.budget.parallel_max - _awake(state), 0)
     waiting = list(islice(_may_start(state, now), room))
-    if not waiting or (left := _budget_left(state, now)) >= len(waiting):
-        return _commands(state, now, [Start(slot) for slot in waiting])
+    if not waiting or (left := _budget_left(state, now, waiting)) >= len(waiting):
+        return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in waiting])
     if left > 0:
-        return _commands(state, now, [Start(slot) for slot in waiting[:left]])
+        first = waiting[:left]
+        return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in first])
     if state.budget.on_budget == "answer":
         return _last_words(state, now, waiting)
     if _awake(state):
@@ -138,10 +141,21 @@ def _starts(state: State, now: float) -> Commands:
 def _last_words(state: State, now: float, waiting: Sequence[Slot]) -> Commands:
     """Planned steps are refused, planners answer with what there is, declared steps go on."""
     error = Error("BudgetExceeded", _used(state, now))
-    refused = [slot for slot in waiting if slot.planner() is not None and slot.planning is None]
+    over = _room(state, now) == 0 or _room_for(state, _is_tool_call) == 0
+    refused = [slot for slot in waiting if over and _is_tool_call(state, slot)]
     if refused:
         return Commands(facts=tuple(Fact(ev.StepFailed(error), slot.exec) for slot in refused))
     return _commands(state, now, [Start(slot, slot.planning is not None) for slot in waiting])
+
+
+def _is_last(state: State, slot: Slot) -> bool:
+    """Whether a planner may only answer now: its share of the tokens, or all tool calls, are used."""
+    if slot.planning is None or not _is_turn(state, slot):
+        return False
+    share = state.nodes[slot.node].tokens_max
+    if share and slot.planning.tokens >= share:
+        return True
+    return state.budget.on_budget == "answer" and _room_for(state, _is_tool_call) == 0
 
 
 def _awake(state: State) -> int:
@@ -162,23 +176,75 @@ def _commands(state: State, now: float, starts: Sequence[Start]) -> Commands:
     return Commands(starts=tuple(starts), due=min(times, default=None), idle=not awake)
 
 
-def _budget_left(state: State, now: float) -> int:
-    """How many more attempts may start."""
+def _budget_left(state: State, now: float, waiting: Sequence[Slot]) -> int:
+    """How many of those that wait may start, in their order."""
+    turns = _before(state, waiting, _is_turn, _room_for(state, _is_turn))
+    tool_calls = _before(state, waiting, _is_tool_call, _room_for(state, _is_tool_call))
+    return min(_room(state, now), turns, tool_calls)
+
+
+def _room(state: State, now: float) -> int:
+    """How many more attempts may start, of whatever kind."""
     budget, flying = state.budget, len(state.running)
+    if any(used >= most for used, most in _sums(state, now)):
+        return 0
     left = budget.parallel_max
     if budget.steps_max is not None:
         left = min(left, budget.steps_max - state.steps_used - flying)
     if budget.attempts_max is not None:
         left = min(left, budget.attempts_max - state.attempts_used - flying)
-    if budget.wall_s_max is not None and now - state.started_at >= budget.wall_s_max:
-        left = 0
     return max(left, 0)
 
 
+def _room_for(state: State, is_one: IsOne) -> int | None:
+    """How many more planners' turns, or tool calls, may start; None for any number."""
+    most = state.budget.turns_max if is_one is _is_turn else state.budget.tool_calls_max
+    used = state.turns_used if is_one is _is_turn else state.tool_calls_used
+    if most is None:
+        return None
+    return max(most - used - sum(is_one(state, slot) for slot in state.running.values()), 0)
+
+
+def _before(state: State, waiting: Sequence[Slot], is_one: IsOne, room: int | None) -> int:
+    """How many of the first of those that wait there is room for, where only some need it."""
+    if room is None:
+        return len(waiting)
+    needing = [index for index, slot in enumerate(waiting) if is_one(state, slot)]
+    return needing[room] if room < len(needing) else len(waiting)
+
+
+def _is_turn(state: State, slot: Slot) -> bool:
+    return state.nodes[slot.node].kind == "planner"
+
+
+def _is_tool_call(state: State, slot: Slot) -> bool:
+    return not _is_turn(state, slot) and slot.planner() is not None
+
+
+def _sums(state: State, now: float) -> Iterator[tuple[float, float]]:
+    """What is used and what may be, of all that is counted as a sum."""
+    budget, usage = state.budget, state.usage
+    for used, most in (
+        (usage.input_tokens, budget.tokens_in_max),
+        (usage.output_tokens, budget.tokens_out_max),
+        (usage.cost_usd, budget.cost_usd_max),
+        (now - state.started_at, budget.wall_s_max),
+    ):
+        if used is not None and most is not None:
+            yield used, most
+
+
 def _used(state: State, now: float) -> str:
-    budget = state.budget
-    return (
-        f"the run used {state.steps_used} steps (at most {budget.steps_max or 'any'}), "
-        f"{state.attempts_used} attempts (at most {budget.attempts_max or 'any'}), "
-        f"{now - state.started_at:.0f} s (at most {budget.wall_s_max or 'any'})"
-    )
+    budget, usage = state.budget, state.usage
+    parts = [
+        (state.steps_used, budget.steps_max, "steps"),
+        (state.attempts_used, budget.attempts_max, "attempts"),
+        (state.turns_used, budget.turns_max, "planners' turns"),
+        (state.tool_calls_used, budget.tool_calls_max, "tool calls"),
+        (usage.input_tokens, budget.tokens_in_max, "tokens in"),
+        (usage.output_tokens, budget.tokens_out_max, "tokens out"),
+        (usage.cost_usd or 0.0, budget.cost_usd_max, "US dollars"),
+        (now - state.started_at, budget.wall_s_max, "s"),
+    ]
+    shown = [f"{used:.6g} of {most:g} {what}" for used, most, what in parts if most is not None]
+    return f"the run used up its budget: {', '.join(shown)}"

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from flowkit.events import Error, ModelAnswered, Signalled, ToolAnswered
-from flowkit.graph import Step
+from flowkit.graph import Call, Step
 from flowkit.values import Value, combine
 
 
@@ -40,6 +41,9 @@ class TurnState:
     children: list[Slot]
     again: bool = False
     feedback: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
+    said: list[ModelAnswered] = field(default_factory=list[ModelAnswered])
+    """What the model answered in this turn, failed tries among it."""
 
     def failures(self) -> list[Slot]:
         return [child for child in self.children if child.status == "failed"]
@@ -57,6 +61,12 @@ class Planning:
     """Turns before the last `retry`, which gives a planner its turns anew."""
     reason: str = ""
     digest: str = ""
+    said: list[ModelAnswered] = field(default_factory=list[ModelAnswered])
+    """What the model answered in the turn that is going on, or that gave the value."""
+    tokens: int = 0
+    """What its own turns and all below them have used, in and out."""
+    memo: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What the planner's node remembers from turn to turn; never stored."""
 
 
 Answered = ModelAnswered | ToolAnswered

@@ -10,9 +10,11 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import flowkit.events as ev
+from flowkit.chat import Usage
 from flowkit.errors import JournalConflict
 from flowkit.events import Error, Event, Fact, StepView
 from flowkit.graph import INPUT, Graph, Source, Step
@@ -45,6 +47,11 @@ class State(Steps):
         """The run's memory was freed while nothing but durable waits was going on."""
         self.steps_used = 0
         self.attempts_used = 0
+        self.turns_used = 0
+        self.tool_calls_used = 0
+        self.usage = Usage()
+        self.spent: dict[tuple[str, str], Usage] = {}
+        """Usage by node and model."""
 
     # ---- what readers ask
 
@@ -138,9 +145,18 @@ class State(Steps):
         slot.alternative = event.alternative
         slot.ended_attempt(duration_s)
         self.attempts_used += 1
-        self.steps_used += hash_ is not None
+        if hash_ is not None:
+            self._used(slot)
         self.leave(slot)
         return slot
+
+    def _used(self, slot: Slot) -> None:
+        """Count a step that has ended against the budgets."""
+        self.steps_used += 1
+        if self.nodes[slot.node].kind == "planner":
+            self.turns_used += 1
+        elif slot.planner() is not None:
+            self.tool_calls_used += 1
 
     def _run_started(self, event: Event, p: ev.RunStarted) -> None:
         self.workflow, self.graph, self.nodes = p.workflow, p.graph, p.graph.nodes
@@ -181,11 +197,25 @@ class State(Steps):
             slot.calls = {}
         slot.calls[p.request, p.n] = p
         if isinstance(p, ev.ModelAnswered):
-            slot.answered = event.seq
+            self._model_answered(slot, event.seq, p)
+
+    def _model_answered(self, slot: Slot, seq: int, p: ev.ModelAnswered) -> None:
+        if p.error is None and not p.purpose:
+            slot.answered = seq
+        if slot.planning is not None:
+            slot.planning.said.append(p)
+        self.usage += p.usage
+        spent = self.spent.get((slot.node, p.model), Usage())
+        self.spent[slot.node, p.model] = spent + p.usage
+        for each in (slot, *slot.ancestors()):
+            if each.planning is not None:
+                each.planning.tokens += p.usage.input_tokens + p.usage.output_tokens
 
     def _attempt_failed(self, event: Event, p: ev.AttemptFailed) -> None:
         slot = self._ending(event, None, p.duration_s)
         self.owed = [fact for fact in self.owed if fact.key != event.key]
+        if slot.planning is not None:
+            slot.planning.said = []
         if slot.errors is None:
             slot.errors = []
         slot.errors.append((slot.node, p.error))
@@ -220,15 +250,18 @@ class State(Steps):
         slot = self._slot(event)
         self.owed = [fact for fact in self.owed if fact.key != event.key]
         self.leave(slot)
-        self.steps_used += p.error.type != ev.DROPPED
+        if p.error.type != ev.DROPPED:
+            self._used(slot)
         self.fail(slot, p.error)
 
     def _planned(self, event: Event, p: ev.Planned) -> None:
         slot = self._ending(event, p.input_hash, p.duration_s)
-        slot.status, slot.left = "expanded", len(p.steps)
+        slot.status = "expanded"
+        slot.left = sum(not step.checks for step in p.steps)  # a verifier ends with what it checks
         slot.tries = 0
-        turn = TurnState(slot.turn, [], p.again)
         planning = slot.planning = slot.planning or Planning()
+        turn = TurnState(slot.turn, [], p.again, calls=p.calls, said=planning.said)
+        planning.said = []
         planning.turns.append(turn)
         for step in p.steps:
             child = Slot(_grafted(step, event.key), slot)
@@ -365,7 +398,8 @@ class State(Steps):
         cause = self.failure[0] if self.failure else ""
         self.ended, self.failure, self.fatal = None, None, False
         self.owed = [fact for fact in self.owed if type(fact.payload) is ev.OutcomeUnknown]
-        self.steps_used = self.attempts_used = 0
+        self.steps_used = self.attempts_used = self.turns_used = self.tool_calls_used = 0
+        self.usage = Usage()
         for slot in list(self.slots.values()):
             if slot.status == "failed" and (slot.planner() is None or slot.exec == cause):
                 self.revive(slot)
@@ -409,5 +443,10 @@ def _grafted(step: Step, turn: str) -> Step:
         Source(f"{turn}/{source.step}", source.text, source.item) if source.step else source
         for source in step.inputs
     )
-    key = f"{turn}/{step.key}"
-    return Step(key, step.nodes, inputs, failure_moves=step.failure_moves)
+    return replace(
+        step,
+        key=f"{turn}/{step.key}",
+        inputs=inputs,
+        after=tuple(f"{turn}/{key}" for key in step.after),
+        checks=f"{turn}/{step.checks}" if step.checks else "",
+    )

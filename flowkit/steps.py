@@ -147,8 +147,15 @@ class Steps:
                     reader.status = "failed"
                     reader.error = Error("Blocked", f"its input {each.key!r} has failed")
                     failed.append(reader)
+            subject = self.slots.get(each.step.checks)
+            if subject is not None and subject.status == "checking":
+                subject.status = "failed"
+                subject.error = Error(
+                    "StepFailed", f"its verifier {each.key!r} failed: {each.error}"
+                )
+                failed.append(subject)
         for each in failed:
-            if each.parent is not None:
+            if each.parent is not None and not each.step.checks:
                 self.child_ended(each.parent)
 
     def child_ended(self, parent: Slot) -> None:
@@ -156,8 +163,11 @@ class Steps:
         if parent.left or parent.status != "expanded":
             return
         if parent.step.each:
-            if all(member.status == "settled" for member in parent.members or ()):
+            failed = [each for each in parent.members or () if each.status == "failed"]
+            if not failed:
                 self.produced(parent)
+            elif parent.planner() is not None:  # else the run has failed with its first item
+                self.fail(parent, failed[0].error or Error("StepFailed", "an item has failed"))
         else:
             self.turn_over(parent)
 
@@ -253,6 +263,8 @@ class Steps:
 
     def conclude(self, subject: Slot) -> None:
         """When every verifier that can has judged this round: settle it, or open the next."""
+        if subject.status == "failed":
+            return  # another verifier of it has failed
         rejecting = [verifier for verifier in subject.verifiers if verifier.status == "rejected"]
         behind = {verifier.key for verifier in rejecting}
         for verifier in subject.verifiers:  # declared in order, so one pass follows a chain
@@ -293,7 +305,8 @@ class Steps:
         planning = subject.planning
         if planning is not None and self.nodes[subject.node].kind == "planner":
             if not (planning.turns and planning.turns[-1].number == subject.turn):
-                planning.turns.append(TurnState(subject.turn, []))
+                planning.turns.append(TurnState(subject.turn, [], said=planning.said))
+                planning.said = []
             planning.turns[-1].feedback += subject.feedback
             planning.digest = combine([planning.digest, *subject.feedback])
             self.next_turn(subject, subject.feedback)

@@ -1,10 +1,18 @@
-"""The four kinds of node: planner, tool, verifier, and the fallback that `|` makes."""
+"""The four kinds of node: planner, tool, verifier, and the fallback that `|` makes.
+
+`Planner`, `Judge` and `best_of` ask a model; `@planner`, `@tool` and `@verifier` are code.
+"""
 
 from __future__ import annotations
 
 from flowkit.node import AnyNode
+from flowkit.nodes.agent import Planner
+from flowkit.nodes.checks import FitsSchema, PythonParses
+from flowkit.nodes.code_planner import CodePlanner, planner
+from flowkit.nodes.judge import Judge, Verdict
 from flowkit.nodes.node import Fallback, Node
-from flowkit.nodes.planner import CodePlanner, planner
+from flowkit.nodes.sampling import Sampled, best_of, vote
+from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.tool import Tool, tool
 from flowkit.nodes.verifier import Verifier, verifier
 from flowkit.plan import Failure, Findings, Plan, Planned, Turn
@@ -15,13 +23,22 @@ __all__ = [
     "Failure",
     "Fallback",
     "Findings",
+    "FitsSchema",
+    "Judge",
     "Node",
     "Plan",
     "Planned",
+    "Planner",
+    "PythonParses",
+    "Sampled",
+    "Subflow",
     "Tool",
     "Turn",
+    "Verdict",
     "Verifier",
+    "best_of",
     "planner",
     "tool",
     "verifier",
+    "vote",
 ]

@@ -24,9 +24,13 @@ Ts = TypeVarTuple("Ts")
 
 
 class Verifier(AnyNode, Generic[A, *Ts]):
-    """A verdict on its first input; the others are evidence. It passes the value on unchanged."""
+    """A verdict on its first input; the others are evidence. It passes the value on unchanged.
+
+    Made by `@verifier`; a class of one's own has `run`, which returns or raises `Reject`.
+    """
 
     kind: ClassVar[Kind] = "verifier"
+    _threaded: Callable[..., Any] | None = None
 
     def __init__(
         self, function: Callable[..., Any], name: str, policy: Policy, version: str, depth: int

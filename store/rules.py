@@ -7,7 +7,7 @@ come to differ; a store adds only where the rows are kept and when they are safe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args, get_type_hints
 
@@ -92,7 +92,7 @@ def _event_row(event: Event) -> Row:
     return event.seq, event.at, kind, key, event.alternative, event.attempt, data, value
 
 
-def read_events(run_id: str, rows: Sequence[Sequence[Any]], after: int) -> list[Event]:
+def read_events(run_id: str, rows: Iterable[Sequence[Any]], after: int) -> list[Event]:
     """The events of stored rows; raises `JournalConflict` where one is missing or unreadable."""
     events: list[Event] = []
     for place, row in enumerate(rows, after + 1):

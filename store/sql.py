@@ -19,7 +19,7 @@ from flowkit.events import Event
 from flowkit.owner import is_gone
 from flowkit.ports import Journal, Message, RunQuery, RunRecord
 from flowkit.store import operations as ops
-from flowkit.store import sqlite
+from flowkit.store import sqlite, statements
 from flowkit.store.ledger import Ledger
 from flowkit.store.rules import (
     ACTIVE,
@@ -37,7 +37,6 @@ from flowkit.store.writer import Writer, closed
 T = TypeVar("T")
 
 _INT_MAX = 2**63 - 1
-_EVENT_COLUMNS = [EVENTS.c[name] for name in names(EVENTS, "id", "run")]
 _HEAD = select(sql.max(EVENTS.c.seq)).where(EVENTS.c.run == RUNS.c.id).scalar_subquery()
 _RUN_COLUMNS = [*(RUNS.c[name] for name in names(RUNS)), _HEAD]
 
@@ -228,16 +227,12 @@ def _sha256(data: bytes) -> str:
 
 
 def _load(connection: Connection, run_id: str, after: int) -> Journal:
-    found = connection.execute(select(*_RUN_COLUMNS).where(RUNS.c.run_id == run_id)).first()
+    found = next(sqlite.rows(connection, statements.RUN, (run_id,)), None)
     if found is None:
         raise not_found(run_id)
     run = Run.read(found)
-    rows = connection.execute(
-        select(*_EVENT_COLUMNS)
-        .where(EVENTS.c.run == run.row, EVENTS.c.seq > after)
-        .order_by(EVENTS.c.seq)
-    )
-    return Journal(run.record(), read_events(run_id, rows.all(), after))
+    rows = sqlite.rows(connection, statements.EVENTS_AFTER, (run.row, after))
+    return Journal(run.record(), read_events(run_id, rows, after))
 
 
 def _artifact(connection: Connection, sha256: str) -> bytes:

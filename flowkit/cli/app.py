@@ -286,7 +286,7 @@ def graph(
 ) -> None:
     """Print a workflow's graph; nothing runs."""
     from flowkit.cli.targets import load_target
-    from flowkit.draw import FORMATS, Format, draw
+    from flowkit.view.draw import FORMATS, Format, draw
 
     known: dict[str, Format] = {each: each for each in FORMATS}
     chosen = known.get(form)

@@ -150,8 +150,8 @@ def _model() -> Finding:
 
 async def _ask_model() -> Finding:
     """One short question, and how it was answered."""
+    from flowkit.chat import ChatMessage, ModelRequest
     from flowkit.model import OpenAIModel
-    from flowkit.ports import ChatMessage, ModelRequest
 
     try:
         async with OpenAIModel.from_env() as model:

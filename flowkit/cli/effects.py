@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import flowkit.events as ev
+from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
 from flowkit.events import Event
 from flowkit.node import AnyNode, Context
-from flowkit.ports import Model, ModelAnswer, ModelRequest, OnDelta
+from flowkit.ports import Model
 
 MODEL = "model"
 

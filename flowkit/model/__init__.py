@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from flowkit.model.errors import (
+    from flowkit.errors import (
         BadModelAnswer,
         BadModelRequest,
         ContentFiltered,
@@ -60,7 +60,7 @@ def __getattr__(name: str) -> object:
     """Load what is asked for; error classes are the rest of `__all__`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "flowkit.model.errors")), name)
+    return getattr(import_module(_HOMES.get(name, "flowkit.errors")), name)
 
 
 def __dir__() -> list[str]:

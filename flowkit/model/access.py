@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from flowkit.model.errors import NoModel
+from flowkit.errors import NoModel
 
 PLACEHOLDER: Final = "no-key"
 """Sent where no key is configured; local servers take any."""

@@ -11,8 +11,7 @@ from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Final, cast
 
-from flowkit.model.access import Access
-from flowkit.model.errors import (
+from flowkit.errors import (
     BadModelRequest,
     ContentFiltered,
     ContextOverflow,
@@ -23,6 +22,7 @@ from flowkit.model.errors import (
     QuotaExhausted,
     RateLimited,
 )
+from flowkit.model.access import Access
 
 TEXT_MAX: Final = 400
 """Characters of a server's own text that a message shows."""
@@ -82,6 +82,10 @@ _TOO_LONG_TEXT: Final = re.compile(
 )
 _SCHEMA_TEXT: Final = re.compile(
     r"response[_ ]format|json_schema|structured[_ ]output|guided_json", re.IGNORECASE
+)
+_REASONING_TEXT: Final = re.compile(
+    r"reasoning_content\W.{0,80}(?:missing|must be passed back)|missing.{0,80}reasoning_content",
+    re.IGNORECASE,
 )
 _WAIT_TEXT: Final = re.compile(
     r"(?:try again|retry) (?:in|after) (?:about )?(\d{1,9}(?:\.\d{1,9})?) ?(ms|m|s)?",
@@ -158,6 +162,11 @@ def error_of(fault: Fault, access: Access) -> ModelError:
         retry_after_s=fault.retry_after_s,
         status=fault.status or None,
     )
+
+
+def wants_reasoning(error: BadModelRequest) -> bool:
+    """Whether what was refused is an earlier answer without reasoning, be it an empty one."""
+    return error.status in (400, 422) and bool(_REASONING_TEXT.search(str(error)))
 
 
 def unreachable(access: Access, error: BaseException) -> ModelUnavailable:

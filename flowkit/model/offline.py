@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 
 import anyio.lowlevel
 
-from flowkit.model.errors import BadModelRequest, NoModel
-from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest, OnDelta
+from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest, OnDelta
+from flowkit.errors import BadModelRequest, NoModel
 
 Rule = Callable[[ModelRequest], str]
 """Computes an answer (JSON text) from a request; the same answer for the same request."""
@@ -48,7 +48,7 @@ class OfflineModel:
             )
         text = rule(request)
         if on_delta is not None:
-            await on_delta(text)
+            await on_delta(Delta(text))
         return ModelAnswer(ChatMessage("assistant", content=text), model=self.name)
 
 

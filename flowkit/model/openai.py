@@ -1,15 +1,15 @@
-"""A model behind an OpenAI-compatible server, by the openai SDK, over streamed chat completions."""
+"""A model behind an OpenAI-compatible server, by the openai SDK, over chat completions."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -17,15 +17,18 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from flowkit.chat import Delta, ModelAnswer, ModelRequest, OnDelta
+from flowkit.errors import BadModelRequest, ModelUnavailable, RateLimited
 from flowkit.model import access as accesses
 from flowkit.model.access import Access
-from flowkit.model.errors import BadModelRequest, ModelUnavailable
-from flowkit.model.faults import error_of, read_fault, unreachable
+from flowkit.model.faults import error_of, read_fault, unreachable, wants_reasoning
+from flowkit.model.limiter import Limiter, Slot
 from flowkit.model.profile import Profile
 from flowkit.model.reading import ANSWER_CHARS_MAX, Assembly, conclude, error_in
 from flowkit.model.sse import EventReader, WholeReader
-from flowkit.model.wire import body
-from flowkit.ports import ModelAnswer, ModelRequest, OnDelta
+from flowkit.model.toolset import names_of
+from flowkit.model.usage import priced
+from flowkit.model.wire import Way, Wire, answer_name, digest, ways
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,6 +40,21 @@ T = TypeVar("T")
 DRAIN_S: Final = 0.1
 """Seconds to wait for the end of a connection after the end of an answer."""
 
+WHOLE_TIMEOUT_S: Final = 600.0
+"""The longest silence before an answer that does not come in pieces, of which silence is the rule."""
+
+CHARS_PER_TOKEN: Final = 4
+"""About, for the tokens of a request that are not counted yet."""
+
+
+@dataclass(slots=True)
+class _Loop:
+    """What belongs to one event loop. `prices`: the module, None where it is not installed."""
+
+    client: AsyncOpenAI
+    limiter: Limiter
+    prices: Any
+
 
 class OpenAIModel:
     """A model of an OpenAI-compatible server. Runs under asyncio and under trio.
@@ -45,8 +63,11 @@ class OpenAIModel:
     says; without a name, it is FLOWKIT_MODEL or the provider's default. Raises `NoModel` where no
     key and no server is configured.
 
-    `idle_timeout_s` is the longest silence inside an answer; a request's `deadline` bounds the
-    whole of it. Nothing is retried here: the engine does. `http_client` is an `httpx` client of
+    A `profile` that is not given, nor named by FLOWKIT_PROFILE, is guessed from server and name.
+    `concurrency` requests run side by side, fewer for a while after a `RateLimited`;
+    `tokens_per_minute` counts prompt and answer, and before an answer its limit. Both hold for one
+    event loop, in which others wait. A request's `deadline` bounds the whole of it, waiting
+    included. Failures are not retried here: the engine does. `http_client` is an `httpx` client of
     the kind that the installed openai SDK takes; who passes one closes it.
 
     A model may be used from several event loops: each gets connections of its own. `aclose()`
@@ -60,9 +81,9 @@ class OpenAIModel:
         api_key: str | None = None,
         base_url: str | None = None,
         profile: Profile | str | None = None,
+        concurrency: int = 4,
+        tokens_per_minute: int | None = None,
         http_client: Any = None,
-        connect_timeout_s: float = 15.0,
-        idle_timeout_s: float = 120.0,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
@@ -71,14 +92,18 @@ class OpenAIModel:
         )
         profile = profile or environ.get("FLOWKIT_PROFILE", "").strip()
         if isinstance(profile, str):
-            host = self._access.host
-            profile = Profile.named(profile) if profile else Profile.of_host(host)
-        self.profile = profile
+            profile = (
+                Profile.named(profile, model=self.name)
+                if profile
+                else Profile.guessed(self._access.host, model=self.name)
+            )
+        if concurrency < 1 or (tokens_per_minute is not None and tokens_per_minute < 1):
+            raise ValueError("concurrency= and tokens_per_minute= must be 1 or more")
+        self._wire = Wire(self.name, profile)
+        self._limits = concurrency, tokens_per_minute
         self._http_client = http_client
-        self._connect_timeout_s = connect_timeout_s
-        self._idle_timeout_s = idle_timeout_s
-        self._clients: RunVar[AsyncOpenAI | None] = RunVar("flowkit-openai", None)
-        self._refused_schemas: set[str] = set()
+        self._loops: RunVar[_Loop | None] = RunVar("flowkit-openai", None)
+        self._refused: set[tuple[str, Way]] = set()
 
     @classmethod
     def from_env(
@@ -89,6 +114,8 @@ class OpenAIModel:
         api_key: str | None = None,
         base_url: str | None = None,
         profile: Profile | str | None = None,
+        concurrency: int = 4,
+        tokens_per_minute: int | None = None,
         http_client: Any = None,
     ) -> Self:
         """The model that the environment names; arguments come before it."""
@@ -97,6 +124,8 @@ class OpenAIModel:
             api_key=api_key,
             base_url=base_url,
             profile=profile,
+            concurrency=concurrency,
+            tokens_per_minute=tokens_per_minute,
             http_client=http_client,
             environ=environ,
         )
@@ -113,6 +142,15 @@ class OpenAIModel:
     @property
     def name(self) -> str:
         return self._access.name
+
+    @property
+    def profile(self) -> Profile:
+        return self._wire.profile
+
+    @property
+    def context_tokens(self) -> int:
+        """The window of the model, of prompt and answer together, as its profile says."""
+        return self.profile.context_tokens
 
     def __repr__(self) -> str:
         return (
@@ -132,19 +170,19 @@ class OpenAIModel:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; a later request opens new ones."""
-        client = self._clients.get()
-        if client is not None:
-            self._clients.set(None)
+        loop = self._loops.get()
+        if loop is not None:
+            self._loops.set(None)
             if self._http_client is None:
-                await client.close()
+                await loop.client.close()
 
     async def respond(
         self, request: ModelRequest, *, on_delta: OnDelta | None = None
     ) -> ModelAnswer:
-        """Ask the model once; `on_delta` gets the visible text piece by piece.
+        """Ask the model once; `on_delta` gets text and reasoning piece by piece.
 
-        If the server refuses the schema, it is asked a second time with the schema in the prompt.
-        Raises a `ModelError`.
+        If the server refuses the schema, or an earlier answer that has no reasoning, it is asked
+        again in the way that it takes. Raises a `ModelError`.
         """
         left_s = None if request.deadline is None else request.deadline - time.time()
         if left_s is None or left_s > 0:
@@ -156,40 +194,90 @@ class OpenAIModel:
         )
 
     async def _respond(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelAnswer:
-        schema = _digest(request.schema)
-        if not self.profile.json_schema or schema in self._refused_schemas:
-            return await self._ask(request, on_delta, schema_in_prompt=True)
-        try:
-            return await self._ask(request, on_delta, schema_in_prompt=False)
-        except BadModelRequest as error:
-            if request.schema is None or not error.schema_refused:
-                raise
-        self._refused_schemas.add(schema)
-        return await self._ask(request, on_delta, schema_in_prompt=True)
+        schema = "" if request.schema is None else digest(request.schema)
+        while True:
+            wire = self._wire
+            way = self._way(request, wire.profile, schema)
+            try:
+                return await self._ask(request, on_delta, wire, way)
+            except BadModelRequest as error:
+                refused = error
+            if wants_reasoning(refused) and wire.profile.fill_reasoning is None:
+                self._wire = wire.filling()
+            elif way == "tool" or (way == "response_format" and refused.schema_refused):
+                self._refused.add((schema, way))
+            else:
+                raise refused
+
+    def _way(self, request: ModelRequest, profile: Profile, schema: str) -> Way | None:
+        """The best way that the server has not refused for this schema."""
+        for way in ways(request, profile):
+            if (schema, way) not in self._refused:
+                return way
+        return None
 
     async def _ask(
-        self, request: ModelRequest, on_delta: OnDelta | None, *, schema_in_prompt: bool
+        self, request: ModelRequest, on_delta: OnDelta | None, wire: Wire, way: Way | None
     ) -> ModelAnswer:
-        sent = body(request, self.profile, schema_in_prompt=schema_in_prompt)
-        client = await self._client()
-        opening = client.chat.completions.with_streaming_response.create(
-            model=self.name, messages=sent.pop("messages"), stream=True, extra_body=sent
+        sent = wire.body(request, way)
+        profile = wire.profile
+        got = Assembly(profile)
+        loop = await self._loop()
+        async with loop.limiter.slot(_estimate(sent, request, profile)) as slot:
+            try:
+                async with self._opened(loop.client, sent, profile) as (reader, pieces):
+                    await self._read(pieces, reader, got, on_delta)
+            except RateLimited:
+                loop.limiter.lower(slot)
+                raise
+            _settle(slot, got)
+        if (held := got.end()) and on_delta is not None:
+            await on_delta(held)
+        answer = conclude(
+            got,
+            self._access,
+            profile,
+            tools=names_of(request.tools) if profile.recover_tool_calls else frozenset(),
+            forced=answer_name(request) if way == "tool" else "",
         )
-        got = Assembly(self.profile)
-        async with AsyncExitStack() as stack:
-            opened = await self._guard(stack.enter_async_context(opening))
-            response = opened.http_response
+        usage = priced(
+            answer.usage, loop.prices, self._access.base_url, answer.model, self._access.name
+        )
+        return answer if usage is answer.usage else replace(answer, usage=usage)
+
+    @asynccontextmanager
+    async def _opened(
+        self, client: AsyncOpenAI, sent: bytes, profile: Profile
+    ) -> AsyncGenerator[tuple[EventReader | WholeReader, AsyncIterator[bytes]]]:
+        """Send a request: what makes events of the answer, and the bytes of it.
+
+        The SDK's `create()` would walk through all messages once more, so it gets bytes.
+        """
+        sdk = import_module("openai")
+        silence_s = profile.idle_timeout_s if profile.stream else WHOLE_TIMEOUT_S
+        timeout = sdk.Timeout(silence_s, connect=profile.connect_timeout_s)
+        posting = client.post(
+            "/chat/completions",
+            cast_to=object,
+            content=sent,
+            options={"timeout": timeout},
+            stream=True,
+            stream_cls=sdk.AsyncStream[object],
+        )
+        response = (await self._guard(posting)).response
+        pieces: AsyncIterator[bytes] = response.aiter_bytes()
+        try:
             media_type = response.headers.get("content-type", "").partition(";")[0]
             if media_type == "text/html":
                 raise BadModelRequest(
                     f"A web page came instead of an answer from {self._access.where}. Check that "
                     "the base URL ends where the API begins, usually in /v1."
                 )
-            reader = WholeReader() if media_type == "application/json" else EventReader()
-            pieces = response.aiter_bytes()
-            stack.push_async_callback(_drain, pieces)
-            await self._read(pieces, reader, got, on_delta)
-        return conclude(got, self._access)
+            yield WholeReader() if media_type == "application/json" else EventReader(), pieces
+        finally:
+            await _drain(pieces)
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
 
     async def _read(
         self,
@@ -198,7 +286,7 @@ class OpenAIModel:
         got: Assembly,
         on_delta: OnDelta | None,
     ) -> None:
-        """Take the stream to its end, be that told or not."""
+        """Take the answer to its end. Raises `ModelUnavailable` for one that was cut."""
         ended = False
         while not ended:
             piece = await self._guard(anext(pieces, None))
@@ -206,18 +294,24 @@ class OpenAIModel:
             for event in reader.end() if piece is None else reader.feed(piece):
                 if event.startswith(b"[DONE]"):
                     return
-                text = self._feed(got, event)
-                if text and on_delta is not None:
-                    await on_delta(text)
+                delta = self._feed(got, event)
+                if delta is not None and on_delta is not None:
+                    await on_delta(delta)
             if max(got.chars, reader.waiting) > ANSWER_CHARS_MAX:
                 raise ModelUnavailable(
                     f"More than {ANSWER_CHARS_MAX} characters came from {self._access.where} in "
                     "one answer. The server is broken, or is no model.",
                     retryable=False,
                 )
+        if self.profile.ends_with_done and isinstance(reader, EventReader):
+            raise ModelUnavailable(
+                f"The answer of {self._access.where} broke off after {got.chars} characters, "
+                "without [DONE]. Try again; for a server that never sends it, use a profile with "
+                "ends_with_done=False."
+            )
 
-    def _feed(self, got: Assembly, event: bytes) -> str:
-        """Take a chunk, or a whole answer; give its visible text. Raises the error it may be."""
+    def _feed(self, got: Assembly, event: bytes) -> Delta | None:
+        """Take a chunk, or a whole answer; give what is new. Raises the error it may be."""
         try:
             chunk: object = json.loads(event.decode())
         except (ValueError, RecursionError):
@@ -249,26 +343,44 @@ class OpenAIModel:
             raise error_of(read_fault(said, status=status, headers=headers), self._access)
         raise unreachable(self._access, caught)
 
-    async def _client(self) -> AsyncOpenAI:
-        """The client of the running event loop. The SDK takes a second to import: in a thread."""
-        if (client := self._clients.get()) is not None:
-            return client
+    async def _loop(self) -> _Loop:
+        """What belongs to the running event loop. The SDK takes a second to import: in a thread."""
+        if (loop := self._loops.get()) is not None:
+            return loop
         sdk = await anyio.to_thread.run_sync(import_module, "openai")
-        if (client := self._clients.get()) is not None:
-            return client
-        client = cast(
-            "AsyncOpenAI",
-            sdk.AsyncOpenAI(
-                api_key=self._access.key,
-                base_url=self._access.base_url,
-                timeout=sdk.Timeout(self._idle_timeout_s, connect=self._connect_timeout_s),
-                max_retries=0,
-                default_headers=_headers(self._access, sdk.Omit()),
-                http_client=self._http_client,
-            ),
+        prices = await anyio.to_thread.run_sync(_prices)
+        if (loop := self._loops.get()) is not None:
+            return loop
+        client = sdk.AsyncOpenAI(
+            api_key=self._access.key,
+            base_url=self._access.base_url,
+            max_retries=0,
+            default_headers=_headers(self._access, sdk.Omit()),
+            http_client=self._http_client,
         )
-        self._clients.set(client)
-        return client
+        loop = _Loop(client, Limiter(*self._limits), prices)
+        self._loops.set(loop)
+        return loop
+
+
+def _prices() -> Any:
+    """The module of the extra `prices`, where it is installed."""
+    try:
+        return import_module("genai_prices")
+    except ImportError:
+        return None
+
+
+def _estimate(sent: bytes, request: ModelRequest, profile: Profile) -> float:
+    """The tokens that a server may count for a request: of the prompt, and the answer's limit."""
+    settings = {**profile.defaults, **request.settings}
+    limits = [settings.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    return len(sent) / CHARS_PER_TOKEN + sum(each for each in limits if isinstance(each, int))
+
+
+def _settle(slot: Slot, got: Assembly) -> None:
+    if used := got.usage.input_tokens + got.usage.output_tokens:
+        slot.used = used
 
 
 def _headers(access: Access, omitted: object) -> dict[str, object]:
@@ -303,7 +415,3 @@ async def _drain(pieces: AsyncIterator[bytes]) -> None:
     with anyio.move_on_after(DRAIN_S, shield=True), suppress(*_transport_errors()):
         async for _ in pieces:
             pass
-
-
-def _digest(schema: Mapping[str, Any] | None) -> str:
-    return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()

@@ -1,129 +1,168 @@
-"""A `ModelRequest` as the body of a chat completion."""
+"""A `ModelRequest` as the bytes of a chat completion's body."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from math import isfinite
-from typing import Any, Final, cast
+from dataclasses import replace
+from typing import Any, Final, Literal, cast
 
-from flowkit.model.errors import BadModelRequest
-from flowkit.model.profile import SAMPLING, Profile
-from flowkit.ports import ChatMessage, ModelRequest
+from flowkit.chat import ChatMessage, ModelRequest
+from flowkit.errors import BadModelRequest
+from flowkit.model.encode import encoded
+from flowkit.model.profile import Profile, ToolChoice
+from flowkit.model.toolset import tools_json
+from flowkit.model.transcript import Transcript, Transcripts, message_json
 
-REASONING_FIELD: Final = "_reasoning_field"
-"""In `ChatMessage.extra`: the name under which the server gave the reasoning.
-
-Keys of `extra` that begin with an underscore are notes of flowkit's and are never sent; others
-are sent as they are (such as Moonshot's `partial`).
-"""
+Way = Literal["response_format", "tool", "prompt"]
+"""How a model is told the schema of the wanted answer: `tool` is a call that it is forced to make."""
 
 _RESERVED: Final = frozenset({"model", "messages", "tools", "response_format", "stream", "n"})
+_TOOLS_KEPT: Final = 64
+"""Sets of tools whose JSON is kept."""
 
 
-def body(request: ModelRequest, profile: Profile, *, schema_in_prompt: bool) -> dict[str, Any]:
-    """Everything of the request but the model's name and `stream`."""
-    messages = [_message(message, profile) for message in request.messages]
-    made: dict[str, Any] = {"messages": messages, **_settings(request, profile)}
-    if request.tools:
-        made["tools"] = [_tool(tool) for tool in request.tools]
-    if profile.usage_in_stream:
-        made.setdefault("stream_options", {"include_usage": True})
-    if request.schema is not None and schema_in_prompt:
-        _ask_in_prompt(messages, request.schema)
-    elif request.schema is not None:
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", request.schema_name)[:64] or "answer"
-        schema = {"name": name, "schema": request.schema}
-        made["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return cast("dict[str, Any]", _sendable(made))
+class Wire:
+    """Writes requests to one model under one profile. What it wrote before it does not write again."""
+
+    def __init__(self, model: str, profile: Profile) -> None:
+        self._model = model
+        self.profile = profile
+        self._transcripts = Transcripts(profile)
+        self._tools: dict[str, bytes] = {}
+
+    def filling(self) -> Wire:
+        """The same, with an empty reasoning where an answer had none."""
+        return Wire(self._model, replace(self.profile, fill_reasoning=""))
+
+    def body(self, request: ModelRequest, way: Way | None) -> bytes:
+        """The whole body. `BadModelRequest` for what no server, or not this one, takes."""
+        fields: dict[str, Any] = {"model": self._model, **_settings(request, self.profile)}
+        tools = self._tools_of(request.tools)
+        if way == "tool":
+            tools = encoded(tools_json([forced_tool(request)], self.profile))
+            fields["tool_choice"] = _forced(request, self.profile)
+        elif way == "response_format":
+            schema = {"name": answer_name(request), "schema": request.schema}
+            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if fields.get("tool_choice") == "none" and "none" not in self.profile.tool_choice:
+            tools = b""
+        if not tools:
+            fields.pop("tool_choice", None)
+        head = encoded(fields)[:-1] + (b',"tools":' + tools if tools else b"")
+        said = self._transcripts.of(request.messages)
+        first, rest = self._first(said, request, way)
+        # One join, since it copies the whole conversation.
+        return b"".join((head, b',"messages":[', first, *rest, b"]}"))
+
+    def _first(
+        self, said: Transcript, request: ModelRequest, way: Way | None
+    ) -> tuple[bytes, Sequence[bytes]]:
+        """The first message, without its comma, and the rest.
+
+        A schema in the prompt is added to the system message; it is the same in every turn, so
+        that servers find the beginning of the conversation in their cache.
+        """
+        if way != "prompt":
+            return said.parts[0][1:] if said.parts else b"", said.parts[1:]
+        text = (
+            "Answer with one JSON value and nothing else: no prose, no code fence. "
+            f"It must fit this JSON schema:\n{json.dumps(request.schema, ensure_ascii=False)}"
+        )
+        system, rest = ChatMessage("system", content=text), said.parts
+        if said.messages and said.messages[0].role == "system":
+            given = said.messages[0]
+            system = replace(given, content=f"{given.content or ''}\n\n{text}".lstrip())
+            rest = said.parts[1:]
+        return encoded(message_json(system, self.profile, {})), rest
+
+    def _tools_of(self, tools: Sequence[Mapping[str, Any]]) -> bytes:
+        """The tools' JSON; b"" for none. Kept by what the tools say, since their dicts may change."""
+        if not tools:
+            return b""
+        try:
+            key = json.dumps(list(tools), ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError):
+            return encoded(tools_json(tools, self.profile))
+        known = self._tools.get(key)
+        if known is None:
+            if len(self._tools) >= _TOOLS_KEPT:
+                self._tools.clear()
+            known = self._tools[key] = encoded(tools_json(tools, self.profile))
+        return known
 
 
-def whole(text: str) -> str:
-    """The text with its surrogate pairs joined, and U+FFFD for lone ones: UTF-8 has neither.
+def ways(request: ModelRequest, profile: Profile) -> Sequence[Way]:
+    """The ways to ask for the schema of a request, the best first; none where there is no schema.
 
-    A server that writes JSON in ASCII may send the two halves of a pair in two chunks.
+    A call is forced only where there is nothing else to call, and only for an object, which
+    arguments always are.
     """
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if request.schema is None:
+        return ()
+    forced = bool(profile.tool_choice & {"named", "required"})
+    forced = forced and not request.tools and request.schema.get("type") == "object"
+    possible: tuple[tuple[Way, bool], ...] = (
+        ("response_format", profile.json_schema),
+        ("tool", forced),
+        ("prompt", True),
+    )
+    return [way for way, is_possible in possible if is_possible]
 
 
-def _message(message: ChatMessage, profile: Profile) -> dict[str, Any]:
-    made: dict[str, Any] = {k: v for k, v in message.extra.items() if not k.startswith("_")}
-    made["role"] = message.role
-    # Beside tool calls an empty text must be null: some servers refuse an empty text part.
-    made["content"] = message.content or (None if message.tool_calls else "")
-    if message.tool_call_id is not None:
-        made["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        made["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    name = message.extra.get(REASONING_FIELD)
-    if (
-        profile.reasoning_back
-        and message.reasoning is not None
-        and name in profile.reasoning_fields
-    ):
-        made[name] = message.reasoning
-    return made
+def digest(schema: Mapping[str, Any] | None) -> str:
+    """What a schema is remembered by."""
+    return hashlib.sha256(encoded(schema)).hexdigest()
 
 
-def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A tool as OpenAI has it, made of a bare function if need be."""
-    return tool if "type" in tool else {"type": "function", "function": tool}
+def answer_name(request: ModelRequest) -> str:
+    """The schema's name, as servers take it."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", request.schema_name)[:64] or "answer"
+    # The strictest servers want three characters, and a letter first.
+    return name if re.match(r"[A-Za-z_].{2}", name) else f"as_{name}"[:64]
+
+
+def forced_tool(request: ModelRequest) -> Mapping[str, Any]:
+    """The tool whose arguments are the wanted answer."""
+    function = {
+        "name": answer_name(request),
+        "description": "Give the answer with this call.",
+        "parameters": request.schema,
+    }
+    return {"type": "function", "function": function}
+
+
+def _forced(request: ModelRequest, profile: Profile) -> object:
+    if "named" not in profile.tool_choice:
+        return "required"
+    return {"type": "function", "function": {"name": answer_name(request)}}
 
 
 def _settings(request: ModelRequest, profile: Profile) -> dict[str, Any]:
-    """The settings to send: the profile's, then the request's."""
+    """The settings to send: the profile's, then the request's, without what the profile drops."""
     merged = {**profile.defaults, **request.settings}
-    extra = merged.pop("extra_body", None)
-    if isinstance(extra, Mapping):
+    if isinstance(extra := merged.pop("extra_body", None), Mapping):
         merged.update(cast("Mapping[str, Any]", extra))
     if reserved := sorted(_RESERVED & merged.keys()):
         raise BadModelRequest(
             f"The settings hold {', '.join(reserved)}, which flowkit sets itself: leave it out."
         )
-    made: dict[str, Any] = {}
+    made: dict[str, Any] = {"stream": profile.stream}
+    if profile.stream and profile.usage_in_stream:
+        made["stream_options"] = {"include_usage": True}
     for name, value in merged.items():
-        if value is None or (name in SAMPLING and name not in profile.sampling):
+        if value is None or name in profile.drops:
             continue
-        if name == "tool_choice" and not request.tools:
+        if name == "tool_choice" and _mode(value) not in (*profile.tool_choice, "none"):
             continue
         limit = name in ("max_tokens", "max_completion_tokens")
         made[profile.max_tokens_param if limit else name] = value
     return made
 
 
-def _ask_in_prompt(messages: list[dict[str, Any]], schema: Mapping[str, Any]) -> None:
-    """Add the schema to the system message; it is the same in every turn, so prefixes stay."""
-    text = (
-        "Answer with one JSON value and nothing else: no prose, no code fence. "
-        f"It must fit this JSON schema:\n{json.dumps(schema, ensure_ascii=False)}"
-    )
-    if messages and messages[0]["role"] == "system":
-        messages[0]["content"] = f"{messages[0]['content']}\n\n{text}"
-    else:
-        messages.insert(0, {"role": "system", "content": text})
-
-
-def _sendable(value: object) -> object:
-    """The value as plain lists and dicts that JSON and UTF-8 can hold."""
-    if isinstance(value, str):
-        return whole(value)
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[str, object]", value).items()
-        return {str(_sendable(name)): _sendable(item) for name, item in pairs}
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [_sendable(item) for item in cast("Sequence[object]", value)]
-    if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
-        return value
-    raise BadModelRequest(
-        f"The request holds {value!r:.100}, which JSON cannot: pass numbers, texts, lists, dicts."
-    )
+def _mode(tool_choice: object) -> ToolChoice:
+    if isinstance(tool_choice, str):
+        return cast("ToolChoice", tool_choice)
+    return "named"

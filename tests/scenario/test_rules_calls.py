@@ -7,8 +7,8 @@ import pytest
 
 import flowkit.events as ev
 from flowkit import Context, Fatal, FlowkitError, Ref, Reject, StepFailed, workflow
+from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, OnDelta
 from flowkit.nodes import Fallback, tool, verifier
-from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest, OnDelta
 from tests.scenario.kit import (
     Log,
     crashed,

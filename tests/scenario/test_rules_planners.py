@@ -11,9 +11,9 @@ import pytest
 
 import flowkit.events as ev
 from flowkit import Budget, Context, Ref, Replan, Retry, StepFailed, workflow
+from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, OnDelta
 from flowkit.errors import BudgetExceeded
 from flowkit.nodes import Findings, Plan, Planned, planner, tool
-from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest, OnDelta
 from tests.scenario.kit import (
     Log,
     crashed,

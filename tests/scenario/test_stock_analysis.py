@@ -15,10 +15,11 @@ import httpx2
 import pytest
 
 from flowkit import Engine, StepFailed
+from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, OnDelta
 from flowkit.errors import Rejected
 from flowkit.model import OfflineModel, OpenAIModel
 from flowkit.model.offline import facts
-from flowkit.ports import ChatMessage, Model, ModelAnswer, ModelRequest, OnDelta
+from flowkit.ports import Model
 from flowkit.store import MemoryStore, SqlStore
 from flowkit.workflows import shipped
 from flowkit.workflows.stock_analysis import (

@@ -11,8 +11,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from flowkit.draw import FORMATS, Format, draw, svg
 from flowkit.graph import INPUT, Graph, NodeSpec, Source, Step
+from flowkit.view.draw import FORMATS, Format, draw, svg
 
 NS = {"s": "http://www.w3.org/2000/svg"}
 

@@ -187,7 +187,7 @@ def test_nothing_is_configured(environ: dict[str, str]) -> None:
         ({"FLOWKIT_BASE_URL": "http://api.openai.com/v1", "OPENAI_API_KEY": "s3cret"}, "https"),
         ({"OPENAI_API_KEY": "s3cret\u2026"}, "from OPENAI_API_KEY has characters"),
         ({"OPENAI_API_KEY": "s3cret\nX: y"}, "from OPENAI_API_KEY has characters"),
-        ({"OPENAI_API_KEY": "s3cret", "FLOWKIT_PROFILE": "wrong"}, "generic, openai"),
+        ({"OPENAI_API_KEY": "s3cret", "FLOWKIT_PROFILE": "wrong"}, "use one of kimi-k2-thinking, "),
     ],
 )
 def test_mistakes_are_explained_without_secrets(environ: dict[str, str], text: str) -> None:
@@ -204,7 +204,12 @@ def test_mistakes_are_explained_without_secrets(environ: dict[str, str], text: s
         ({"OPENAI_API_KEY": "o"}, "openai"),
         ({"OPENAI_API_KEY": "o", "FLOWKIT_PROFILE": "generic"}, "generic"),
         ({"OPENAI_BASE_URL": LOCAL}, "generic"),
-        ({"MOONSHOT_API_KEY": "m"}, "generic"),
+        ({"MOONSHOT_API_KEY": "m"}, "kimi-k2-thinking"),
+        ({"MOONSHOT_API_KEY": "m", "FLOWKIT_MODEL": "kimi-k3"}, "kimi-k3"),
+        ({"OPENAI_BASE_URL": LOCAL, "FLOWKIT_MODEL": "moonshotai/Kimi-K2-Thinking"}, "vllm"),
+        ({"OPENAI_BASE_URL": "http://localhost:11434/v1"}, "ollama"),
+        ({"OPENAI_BASE_URL": "https://openrouter.ai/api/v1", "OPENAI_API_KEY": "o"}, "openrouter"),
+        ({"OPENAI_BASE_URL": "https://api.deepseek.com", "OPENAI_API_KEY": "o"}, "deepseek"),
     ],
 )
 def test_which_profile(environ: dict[str, str], wanted: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel
 from flowkit import Context, DeclarationError, Fatal, Reject, Replan, Retry
 from flowkit.node import AnyNode, signature
 from flowkit.nodes import Fallback, Findings, Node, Plan, planner, tool, verifier
-from flowkit.policy import Policy
+from flowkit.policy import Limits, Policy
 
 if typing.TYPE_CHECKING:
     from flowkit.nodes import Tool
@@ -84,7 +83,7 @@ def test_a_verifier_gives_what_it_checks() -> None:
 def test_a_planner_that_only_plans_gives_findings() -> None:
     assert (plan.kind, plan.gives, plan.answers) == ("planner", Findings, False)
     assert plan.codec() is None
-    assert dataclasses.astuple(plan.limits) == (3, 4, 5, 6)
+    assert plan.limits == Limits(3, 4, 5, 6)
     assert list(plan.tools) == [work, block]
 
 

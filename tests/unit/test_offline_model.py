@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from flowkit.chat import ChatMessage, Delta, ModelRequest
 from flowkit.model import BadModelRequest, ModelError, NoModel, OfflineModel, facts
-from flowkit.ports import ChatMessage, Model, ModelRequest
+from flowkit.ports import Model
 
 pytestmark = pytest.mark.anyio
 
@@ -35,8 +36,8 @@ async def test_it_answers_by_rule() -> None:
     model: Model = OfflineModel({"Sum": total})
     pieces: list[str] = []
 
-    async def on_delta(text: str) -> None:
-        pieces.append(text)
+    async def on_delta(piece: Delta) -> None:
+        pieces.append(piece.text)
 
     request = asking(block('{"items": [1, 2]}'))
     first = await model.respond(request, on_delta=on_delta)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
+from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest, ToolCall, Usage
 from flowkit.model import (
     BadModelAnswer,
     BadModelRequest,
@@ -31,7 +32,6 @@ from flowkit.model import (
     QuotaExhausted,
     RateLimited,
 )
-from flowkit.ports import ChatMessage, ModelAnswer, ModelRequest, ToolCall, Usage
 
 KEY = "sk-test-4711-secret"
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -188,7 +188,7 @@ async def ask(
     server: Server,
     *replies: Reply | bytes,
     request: ModelRequest | None = None,
-    on_delta: Callable[[str], Any] | None = None,
+    on_delta: Callable[[Delta], Any] | None = None,
     **options: Any,
 ) -> ModelAnswer:
     server.replies = [reply if isinstance(reply, Reply) else Reply(reply) for reply in replies]
@@ -202,10 +202,10 @@ async def ask(
 
 @both_backends
 async def test_a_streamed_answer_is_put_together(server: Server) -> None:
-    pieces: list[str] = []
+    pieces: list[Delta] = []
 
-    async def on_delta(text: str) -> None:
-        pieces.append(text)
+    async def on_delta(piece: Delta) -> None:
+        pieces.append(piece)
 
     answer = await ask(
         server,
@@ -222,7 +222,12 @@ async def test_a_streamed_answer_is_put_together(server: Server) -> None:
     )
     assert answer.message.content == "Hello"
     assert answer.message.reasoning == "let me see"
-    assert pieces == ["Hel", "lo"]
+    assert pieces == [
+        Delta(reasoning="let "),
+        Delta(reasoning="me see"),
+        Delta("Hel"),
+        Delta("lo"),
+    ]
     assert answer.usage == Usage(7, 3)
     assert (answer.finish_reason, answer.model) == ("stop", "served")
     seen = server.seen[0]
@@ -596,9 +601,14 @@ async def test_a_schema_is_sent_as_response_format(server: Server) -> None:
 
 
 @both_backends
-async def test_a_refused_schema_goes_into_the_prompt_and_is_remembered(server: Server) -> None:
-    refusal = Reply(error("'response_format' is not supported by this model"), 400)
-    server.replies = [refusal, Reply(say('{"n": 1}'))]
+async def test_a_refused_schema_is_asked_for_otherwise_and_that_is_remembered(
+    server: Server,
+) -> None:
+    server.replies = [
+        Reply(error("'response_format' is not supported by this model"), 400),
+        Reply(error("tools are not supported by this model"), 400),
+        Reply(say('{"n": 1}')),
+    ]
     request = ModelRequest(
         [ChatMessage("system", content="Be short."), ChatMessage("user", content="hi")],
         schema=SCHEMA,
@@ -608,9 +618,10 @@ async def test_a_refused_schema_goes_into_the_prompt_and_is_remembered(server: S
         first = await model.respond(request)
         second = await model.respond(request)
     assert first.message.content == second.message.content == '{"n": 1}'
-    tried, again, later = (seen.body for seen in server.seen)
+    tried, forced, again, later = (seen.body for seen in server.seen)
     assert "response_format" in tried
-    assert "response_format" not in again
+    assert forced["tool_choice"] == {"type": "function", "function": {"name": "as_N"}}
+    assert not {"response_format", "tools", "tool_choice"} & again.keys()
     assert again == later
     system = again["messages"][0]["content"]
     assert system.startswith("Be short.\n\n")
@@ -634,14 +645,40 @@ async def test_other_refusals_are_not_tried_again(
     assert len(server.seen) == 1
 
 
-async def test_a_schema_is_refused_at_most_once(server: Server) -> None:
+async def test_every_way_to_ask_for_a_schema_is_tried_once(server: Server) -> None:
     with pytest.raises(BadModelRequest):
         await ask(server, Reply(error("json_schema: no"), 400), request=asking(schema=SCHEMA))
-    assert len(server.seen) == 2
+    assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("modes", "sent"),
+    [
+        ({"auto", "named"}, {"type": "function", "function": {"name": "My_Number"}}),
+        ({"auto", "required"}, "required"),
+    ],
+)
+async def test_the_arguments_of_a_forced_call_are_the_answer(
+    server: Server, modes: set[Any], sent: object
+) -> None:
+    profile = Profile("forcing", json_schema=False, tool_choice=frozenset(modes))
+    part = call_part('{"n": 1}', id="a", name="My_Number")
+    answer = await ask(
+        server,
+        events(chunk({"tool_calls": [part]}, finish="tool_calls")),
+        request=asking(schema=SCHEMA, schema_name="My Number", settings={"tool_choice": "none"}),
+        profile=profile,
+    )
+    assert (answer.message.content, answer.message.tool_calls) == ('{"n": 1}', ())
+    assert answer.finish_reason == "stop"
+    body = server.seen[0].body
+    assert body["tool_choice"] == sent
+    assert [tool["function"]["parameters"] for tool in body["tools"]] == [SCHEMA]
 
 
 async def test_a_profile_without_schemas_asks_in_the_prompt_at_once(server: Server) -> None:
-    profile = Profile("plain", json_schema=False, usage_in_stream=False)
+    modes = frozenset[Any]({"auto", "none"})
+    profile = Profile("plain", json_schema=False, usage_in_stream=False, tool_choice=modes)
     await ask(server, say('{"n": 1}'), request=asking(schema=SCHEMA), profile=profile)
     body = server.seen[0].body
     assert "response_format" not in body
@@ -702,7 +739,7 @@ async def test_settings_are_sent_as_the_profile_has_it(server: Server) -> None:
     profile = Profile(
         "p",
         max_tokens_param="max_completion_tokens",
-        sampling=frozenset({"temperature"}),
+        drops=frozenset({"top_p"}),
         defaults={"temperature": 1.0, "stop": ["END"]},
     )
     await ask(server, say("x"), request=asking(settings=settings), profile=profile)
@@ -830,7 +867,7 @@ async def test_a_missing_key_is_explained(server: Server) -> None:
 async def test_silence_inside_an_answer_is_an_error(server: Server) -> None:
     silent = Reply(events(chunk({"content": "x"}), done=False), hang=True)
     with pytest.raises(ModelUnavailable, match="Timeout"):
-        await ask(server, silent, idle_timeout_s=0.2)
+        await ask(server, silent, profile=Profile("p", idle_timeout_s=0.2))
 
 
 @both_backends
@@ -853,7 +890,7 @@ async def test_an_answer_does_not_wait_for_the_connection_to_end(server: Server)
 @both_backends
 @pytest.mark.parametrize("raised", [ValueError("mine"), TimeoutError("mine")])
 async def test_an_error_of_who_listens_is_its_own(server: Server, raised: Exception) -> None:
-    async def on_delta(_: str) -> None:
+    async def on_delta(_: Delta) -> None:
         raise raised
 
     with pytest.raises(type(raised), match="mine"):

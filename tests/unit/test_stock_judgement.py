@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowkit.chat import ChatMessage, ModelRequest
 from flowkit.model import OfflineModel
 from flowkit.model.offline import facts as facts_of
-from flowkit.ports import ChatMessage, ModelRequest
 from flowkit.workflows.stock_analysis import OFFLINE_RULES
 from flowkit.workflows.stock_analysis.checks import judgement_problems
 from flowkit.workflows.stock_analysis.indicators import measure

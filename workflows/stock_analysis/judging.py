@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from flowkit.ports import ModelRequest
+from flowkit.chat import ModelRequest
 from flowkit.workflows.stock_analysis.values import Evidence, Headlines, Indicators, Judgement
 
 MEANINGS: Mapping[str, tuple[str, str]] = MappingProxyType(

@@ -1,0 +1,358 @@
+"""`Planner`: the ready-made planner, a model that is asked turn after turn until it answers.
+
+    turn:  the talk so far -> the model -> calls of tools -> steps of the run, side by side
+                                        -> `answer`       -> the result
+
+The talk is a fold over the planner's turns, as the run is one over its events: after a crash the same
+turns give the same talk, and so the same requests, to which the journal knows the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeVar, TypeVarTuple, cast, overload
+
+from flowkit.chat import ChatMessage, ModelRequest
+from flowkit.dsl import Workflow
+from flowkit.errors import BadModelAnswer, ContextOverflow, DeclarationError, PlanError
+from flowkit.graft import plan_from
+from flowkit.graph import Call, Kind, check_name
+from flowkit.node import AnyNode, Context
+from flowkit.nodes.context import DEFAULT, ContextPolicy, Conversation
+from flowkit.nodes.mending import bare, read_json
+from flowkit.nodes.node import Node
+from flowkit.nodes.sampling import Sampled
+from flowkit.nodes.subflow import Subflow
+from flowkit.nodes.talk import (
+    ANSWER,
+    PLAN,
+    RECALL,
+    Talk,
+    Tools,
+    check_own_names,
+    goal_of,
+    identity,
+    recalled,
+)  # fmt: skip
+from flowkit.nodes.toolcall import Read, corrected, correction, envelope_prompt, settled_message
+from flowkit.plan import Plan, Planned
+from flowkit.policy import Limits, policy_of
+from flowkit.ports import Model, models_of
+from flowkit.values import parse
+
+Ts = TypeVarTuple("Ts")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+R = TypeVar("R")
+Out = TypeVar("Out")
+
+Style = Literal["interleaved", "upfront"]
+Calls = Literal["native", "json"]
+
+SAMPLES = 8
+"""Trajectories of a planner with `scale=True`, as Kimi K2 Thinking's "heavy" mode has."""
+
+REPEATS_MAX = 3
+"""How often the very same call is made; after that it is refused, and the model told."""
+
+_LAST = "This is your last turn, and no tool can be called any more. Answer now with what you have."
+
+
+@dataclass
+class _Turn:
+    """A turn that is going on: what is asked, and what was said to the model in between."""
+
+    ctx: Context
+    talk: Talk
+    conversation: Conversation
+    last: bool
+    aside: list[ChatMessage] = field(default_factory=list[ChatMessage])
+
+    def own(self) -> Conversation:
+        """The conversation as this attempt's own: if it fails, nothing was made shorter.
+
+        What counts is found in the turn when it has ended, and done to the talk then.
+        """
+        if self.conversation is self.talk.conversation:
+            self.conversation = self.talk.conversation.copy()
+        return self.conversation
+
+
+class Planner(Node[*Ts, R]):
+    """Asks a model, turn after turn: it calls tools, which run as steps, until it answers.
+
+    Args:
+        instructions: who the model is and how it works; the system message of every request.
+        takes: the type of the task, or a tuple of up to three. returns: the type of the answer;
+            `str` for plain text, anything else is given by a tool `answer` of that schema.
+        tools: what it may call: tools, fallbacks, other planners, whole workflows.
+        style: "interleaved" thinks turn by turn; "upfront" asks for a whole plan first, with what
+            depends on what, and comes back to it with the results.
+        calls: "native"; or "json" for a model whose server has no calls of tools: it is told to
+            write them as JSON in its text.
+        model: whom to ask, or several in order of preference; by default the engine's.
+        policies: how a long talk is kept within the window (`flowkit.nodes.context`).
+        settings: of the model, such as `{"temperature": 0.6}`.
+        turns_max: turns until it must answer. steps_max: steps in one turn.
+        tokens_max: its share of the run's tokens, in and out, with all below it.
+        scale: eight trajectories side by side, and one answer made of them.
+        repairs_max: how often in one turn an answer that is none is given back.
+
+    `on_budget="answer"` of the run's budget, `tokens_max` and `turns_max` give it one last turn
+    without tools.
+    """
+
+    kind: ClassVar[Kind] = "planner"
+
+    @overload
+    def __init__(
+        self: Planner[A, Out], instructions: str, *, takes: type[A], returns: type[Out],
+        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), name: str = "planner",
+        model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
+        policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
+        turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
+    ) -> None: ...  # fmt: skip
+    @overload
+    def __init__(
+        self: Planner[A, B, Out], instructions: str, *, takes: tuple[type[A], type[B]],
+        returns: type[Out], tools: Sequence[AnyNode | Workflow[Any, Any]] = (),
+        name: str = "planner", model: Model | Sequence[Model] | None = None,
+        style: Style = "interleaved", policies: Sequence[ContextPolicy] = DEFAULT,
+        settings: Mapping[str, Any] | None = None, turns_max: int = 300, steps_max: int = 100,
+        repairs_max: int = 2, tokens_max: int | None = None, calls: Calls = "native", scale: bool = False,
+        version: str = "", **policy: Any,
+    ) -> None: ...  # fmt: skip
+    @overload
+    def __init__(
+        self: Planner[A, B, C, Out], instructions: str, *,
+        takes: tuple[type[A], type[B], type[C]], returns: type[Out],
+        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), name: str = "planner",
+        model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
+        policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
+        turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
+    ) -> None: ...  # fmt: skip
+    def __init__(  # noqa: PLR0913  (a planner's settings, all but the instructions by name)
+        self, instructions: str, *, takes: Any, returns: Any,
+        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), name: str = "planner",
+        model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
+        policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
+        turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
+    ) -> None:  # fmt: skip
+        if style not in ("interleaved", "upfront"):
+            raise DeclarationError(
+                f'planner {name!r}: style={style!r}: "interleaved" or "upfront".'
+            )
+        if calls not in ("native", "json") or (calls == "json" and style == "upfront"):
+            raise DeclarationError(
+                f'planner {name!r}: calls={calls!r}: "native"; or "json", but not with style="upfront".'
+            )
+        kinds: list[Any] = [*takes] if isinstance(takes, tuple) else [takes]
+        names = (
+            ("task",) if len(kinds) == 1 else tuple(f"task_{n}" for n in range(1, len(kinds) + 1))
+        )
+        AnyNode.__init__(
+            self, check_name(name, "planner"), dict(zip(names, kinds, strict=True)), returns,
+            policy_of(policy), version,
+        )  # fmt: skip
+        self.answers = True
+        self.limits = Limits(steps_max, turns_max, 0, repairs_max, tokens_max)
+        self.models = models_of(model)
+        self.description = instructions.strip().partition("\n")[0]
+        self._instructions, self._style = instructions, style
+        self._policies, self._settings = tuple(policies), dict(settings or {})
+        given = tuple(Subflow(each) if isinstance(each, Workflow) else each for each in tools)
+        check_own_names(given, name)
+        self._offer = Tools(given, returns, upfront=style == "upfront", native=calls == "native")
+        self._sampled = self._samples(names) if scale else None
+
+    def _samples(self, names: Sequence[str]) -> Sampled[*Ts, R]:
+        """Several of this planner, and a model that makes one answer of theirs."""
+        one: Planner[*Ts, R] = object.__new__(type(self))
+        one.__dict__.update(self.__dict__)
+        one.name, one._sampled = check_name(f"{self.name[:57]}_sample", "planner"), None
+        made = Sampled(one, SAMPLES, "merge", model=self.models, name=self.name)
+        self.limits = replace(made.limits, tokens_max=self.limits.tokens_max)
+        return made
+
+    @property
+    def tools(self) -> Sequence[AnyNode]:
+        return self._sampled.tools if self._sampled is not None else self._offer.tools
+
+    def fingerprinted(self) -> Sequence[str]:
+        scaled = "scale" if self._sampled is not None else ""
+        return (self._instructions, self._style, scaled, "" if self._offer.native else "json")
+
+    async def run(self, ctx: Context, /, *args: *Ts) -> R:
+        if self._sampled is not None:
+            return await self._sampled.run(ctx, *args)
+        turn = self._begin(ctx, cast("tuple[Any, ...]", args))
+        await self._summarise(turn)
+        told = ""
+        for _ in range(self.limits.repairs_max + 1):
+            message = await self._ask(turn)
+            found = await self._read(turn, message)
+            if not isinstance(found, _Nudge):
+                return cast("R", found)  # or a plan, which the runner grafts
+            told = found.text
+            turn.aside += self._nudge(message, told)
+        raise BadModelAnswer(
+            f"planner {self.name!r}: {ctx.model.name} neither answered nor called a tool as it should "
+            f"in {self.limits.repairs_max + 1} tries. The last was told: {told}"
+        )
+
+    def _begin(self, ctx: Context, args: Sequence[Any]) -> _Turn:
+        """The talk so far: turns that have ended since the last one are folded into it."""
+        talk: Talk | None = ctx.memo.get("talk")
+        if talk is None:
+            goal = goal_of(self.codecs(), args)
+            window = ctx.model.context_tokens
+            rules = self._instructions
+            if not self._offer.native:
+                rules += f"\n\n{envelope_prompt(self._offer.schemas)}"
+            made = Conversation(rules, goal, self._policies, window)
+            talk = ctx.memo["talk"] = Talk(self._offer, made)
+        for ended in ctx.turns[talk.turns :]:
+            talk.fold(ended)
+        told = len(ctx.turns[-1].feedback) if ctx.turns else 0  # stands in the talk already
+        aside = [ChatMessage("user", text) for text in ctx.feedback[told:]]
+        last = ctx.last_turn or ctx.turns_left <= 1
+        if last:
+            aside.append(ChatMessage("user", _LAST))
+        return _Turn(ctx, talk, talk.conversation, last, aside)
+
+    async def _summarise(self, turn: _Turn) -> None:
+        """Have old turns summarised, when the policies say so."""
+        wanted = turn.conversation.wants_summary()
+        if wanted is not None:
+            request = ModelRequest(
+                wanted, tools=self._offer.native_schemas, settings=self._settings
+            )
+            try:
+                answer = await turn.ctx.model.respond(request, purpose="summary")
+            except ContextOverflow:
+                turn.own().shrink()
+            else:
+                turn.own().summarise(answer.message.content or "")
+
+    async def _ask(self, turn: _Turn) -> ChatMessage:
+        """What the model says; a talk that is too long for it is made shorter first."""
+        schemas = () if turn.last else self._offer.native_schemas
+        if self._upfront_first(turn):
+            schemas = schemas[:1]
+        codec = self.codec() if turn.last and self.gives is not str else None
+        while True:
+            request = ModelRequest(
+                (*turn.conversation.request_messages(), *turn.aside),
+                tools=schemas,
+                schema=codec.schema() if codec else None,
+                schema_name=getattr(self.gives, "__name__", "Answer") if codec else "",
+                settings={**self._settings, **turn.conversation.settings()},
+                deadline=turn.ctx.deadline,
+            )
+            try:
+                return (await turn.ctx.model.respond(request)).message
+            except ContextOverflow:
+                if not turn.own().shrink():
+                    raise
+
+    def _upfront_first(self, turn: _Turn) -> bool:
+        return self._style == "upfront" and not turn.ctx.turns and not turn.last
+
+    async def _read(self, turn: _Turn, message: ChatMessage) -> Any:
+        """The plan or the answer that a message is; or what is wrong with it, for the model."""
+        if turn.last:
+            return self._text(message)
+        if any(call.name == PLAN for call in message.tool_calls) and self._style == "upfront":
+            return self._whole_plan(turn, message)
+        if self._upfront_first(turn):
+            return _Nudge(f"Plan first: call `{PLAN}` with all steps that are needed.")
+        offered = self._offer.offered
+        reads = [await _mended(turn.ctx, each, offered) for each in self._offer.read(message)]
+        if not reads:
+            return self._text(message)
+        if any(read.tool != ANSWER for read in reads):
+            return Plan(*_steps(turn, reads))
+        answer, codec = reads[0], self.codec()
+        if answer.planned is None or codec is None:
+            return _Nudge(answer.error)
+        return codec.load(answer.planned.inputs[0].text or "")
+
+    def _text(self, message: ChatMessage) -> Any:
+        """The answer that stands in a message's text."""
+        text, codec = message.content or "", self.codec()
+        if self.gives is str or codec is None:
+            return text
+        try:
+            return codec.load(bare(text))
+        except ValueError as error:
+            return _Nudge(f"This is no answer: {error}\nCall a tool, or `{ANSWER}` to end.")
+
+    def _whole_plan(self, turn: _Turn, message: ChatMessage) -> Any:
+        """A plan with what depends on what, from the arguments of the call `plan`."""
+        reads = self._offer.read(message)
+        first = next(n for n, call in enumerate(message.tool_calls) if call.name == PLAN)
+        try:
+            data, _ = read_json(message.tool_calls[first].arguments)
+            plan = plan_from(data, self._offer.tools)
+        except (ValueError, PlanError) as error:
+            return _Nudge(f"This plan cannot be carried out: {error}")
+        _, _, others = _steps(turn, [read for n, read in enumerate(reads) if n != first])
+        calls = [*others[:first], Call(reads[first].id), *others[first:]]
+        return Plan(plan.steps, again=True, calls=tuple(calls))
+
+    def _nudge(self, message: ChatMessage, text: str) -> list[ChatMessage]:
+        """The message and what is wrong with it, as they go on in this turn's talk."""
+        settled = settled_message(message, self._offer.read(message))
+        if not settled.tool_calls:
+            return [settled, ChatMessage("user", text)]
+        results = [
+            ChatMessage("tool", f"error: {text}", tool_call_id=call.id)
+            for call in settled.tool_calls
+        ]
+        return [settled, *results]
+
+
+@dataclass(frozen=True)
+class _Nudge:
+    """What is wrong with what the model said, told to it in the same turn."""
+
+    text: str
+
+
+async def _mended(ctx: Context, read: Read, offered: Sequence[AnyNode]) -> Read:
+    """A call whose arguments could not be used, with those that the model gives when asked once."""
+    if not read.needs_correction:
+        return read
+    answer = await ctx.model.respond(correction(read, offered), purpose="correction")
+    return corrected(read, answer.message.content or "", offered)
+
+
+def _steps(
+    turn: _Turn, reads: Sequence[Read]
+) -> tuple[list[Planned[Any]], Literal[True], tuple[Call, ...]]:
+    """The steps of a turn's calls, and what becomes of each call."""
+    steps: list[Planned[Any]] = []
+    calls: list[Call] = []
+    for read in reads:
+        call, planned = read.call, read.planned
+        if read.tool == ANSWER:
+            note = "call it alone, after you have looked at the results of the other calls."
+            call = Call(read.id, how="refused", note=note)
+        elif read.tool == RECALL and planned is not None:
+            call = Call(
+                read.id, how=call.how, note=recalled(str(parse(planned.inputs[0].text or "")))
+            )
+        elif planned is not None:
+            made = turn.talk.made.get(identity(planned), 0)
+            if made < REPEATS_MAX:
+                steps.append(planned)
+            else:
+                note = f"this very call was made {made} times, and its results stand above. Do something else."
+                call = Call(read.id, how="refused", note=note)
+        calls.append(call)
+    return steps, True, tuple(calls)

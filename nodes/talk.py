@@ -1,0 +1,196 @@
+"""What a planner's turns say in its talk with the model: calls, their results, what was refused.
+
+A turn is read from the journal alone, so this is where a resumed run finds the same words again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any, Final
+
+from flowkit.chat import ChatMessage
+from flowkit.errors import DeclarationError
+from flowkit.graft import plan_schema
+from flowkit.graph import Call
+from flowkit.node import AnyNode
+from flowkit.nodes.context import Conversation, Said
+from flowkit.nodes.toolcall import Read, is_whole, read_calls, settled_message, tool_schemas
+from flowkit.plan import Planned, Turn
+from flowkit.policy import Policy
+from flowkit.values import Codec, combine, compact, parse
+
+ANSWER: Final = "answer"
+RECALL: Final = "recall"
+PLAN: Final = "plan"
+
+OWN: Final = frozenset({ANSWER, RECALL, PLAN})
+"""Tools that a planner adds; no tool of the user's may have their names."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a planner shows to its model: its tools, and its own for answering and recalling."""
+
+    tools: Sequence[AnyNode]
+    returns: Any
+    upfront: bool
+    native: bool = True
+    """Whether calls are the server's own; else they stand as JSON in the message's text."""
+
+    def read(self, message: ChatMessage) -> Sequence[Read]:
+        """The calls of a message, as they are understood."""
+        return read_calls(message, self.offered, envelope=not self.native)
+
+    @cached_property
+    def offered(self) -> Sequence[AnyNode]:
+        """Every node whose calls are understood."""
+        recall = AnyNode(RECALL, {"id": str}, str, Policy())
+        recall.description = (
+            "Read again the result of an earlier call that was hidden to save room."
+        )
+        own = [recall]
+        if self.returns is not str:
+            answer = AnyNode(ANSWER, {ANSWER: self.returns}, self.returns, Policy())
+            answer.description = (
+                "Give the final answer and end. Call it alone, when nothing is left to do."
+            )
+            own.append(answer)
+        return (*([] if self.upfront else self.tools), *own)
+
+    def arguments(self, step: Planned[Any]) -> str:
+        """A step's inputs as the arguments of a call."""
+        tool = next(tool for tool in self.offered if tool.name == step.tool)
+        texts = {
+            name: source.text or "null"
+            for name, source in zip(tool.alternatives[0].codecs(), step.inputs, strict=True)
+        }
+        if len(texts) == 1 and is_whole(tool):
+            return next(iter(texts.values()))
+        return f"{{{','.join(f'{compact(name)}:{text}' for name, text in texts.items())}}}"
+
+    @property
+    def native_schemas(self) -> Sequence[Mapping[str, Any]]:
+        """What a request names as its tools."""
+        return self.schemas if self.native else ()
+
+    @cached_property
+    def schemas(self) -> Sequence[Mapping[str, Any]]:
+        schemas = tool_schemas(self.offered)
+        if not self.upfront:
+            return schemas
+        plan = {
+            "name": PLAN,
+            "description": (
+                "Plan all steps that are needed, with what depends on what. An argument that is another "
+                'step\'s result is written {"$step": "id"}. Steps that do not depend on each other run '
+                "side by side. Their results come back together; then plan what is missing, or answer."
+            ),
+            "parameters": plan_schema(self.tools),
+        }
+        return (plan, *schemas)
+
+
+def check_own_names(tools: Sequence[AnyNode], name: str) -> None:
+    taken = sorted(OWN & {tool.name for tool in tools})
+    if taken:
+        raise DeclarationError(
+            f"planner {name!r}: a tool is named {taken[0]!r}, which the planner has itself. Rename it."
+        )
+
+
+def goal_of(codecs: Mapping[str, Codec], args: Sequence[Any]) -> str:
+    """The task as the first message of the talk: what the planner is given, as JSON."""
+    parts: list[str] = []
+    for (name, codec), arg in zip(codecs.items(), args, strict=True):
+        title = "Task" if len(codecs) == 1 else f"Task: {name}"
+        parts.append(f"{title}:\n```json\n{codec.dump(arg).text}\n```")
+    return "\n\n".join(parts)
+
+
+@dataclass
+class Talk:
+    """A planner's conversation with what it remembers of its calls; folded turn by turn.
+
+    `made` counts the turns in which the very same call was made.
+    """
+
+    tools: Tools
+    conversation: Conversation
+    turns: int = 0
+    made: dict[str, int] = field(default_factory=dict[str, int])
+
+    def fold(self, turn: Turn) -> None:
+        """Take in one more turn that has ended."""
+        self.conversation.add(self._said(turn))
+        self.turns += 1
+        for step in turn.steps:
+            key = identity(step)
+            self.made[key] = self.made.get(key, 0) + 1
+
+    def _said(self, turn: Turn) -> Said:
+        answer, summary = turn.answers.get(""), turn.answers.get("summary")
+        short = summary.message.content if summary is not None else None
+        if answer is None:  # its model said nothing that was kept, such as a turn that was dropped
+            return Said(feedback=tuple(turn.feedback), summary=short, shrunk=turn.overflows)
+        steps = {step.id: step for step in turn.steps}
+        reads = [
+            self._as_done(read, call, steps)
+            for read, call in zip_longest(self.tools.read(answer.message), turn.calls)
+            if read is not None
+        ]
+        message = settled_message(answer.message, reads)
+        results = tuple((read.id, self._result(read.id, turn)) for read in reads)
+        feedback = tuple(turn.feedback) if turn.calls or not reads else ()
+        tokens = answer.usage.input_tokens
+        return Said(message, results, feedback, tokens, short, turn.overflows)
+
+    def _as_done(self, read: Read, call: Call | None, steps: Mapping[str, Planned[Any]]) -> Read:
+        """A call with the arguments that it was made with, where the model was asked for others."""
+        if call is None or call.how != "corrected" or call.step not in steps:
+            return read
+        return replace(read, arguments=self.tools.arguments(steps[call.step]))
+
+    def _result(self, id: str, turn: Turn) -> str:
+        """What the model gets for a call."""
+        call = next((each for each in turn.calls if each.id == id), None)
+        if call is None:  # the turn ended with an answer, which a verifier sent back
+            told = "; ".join(turn.feedback)
+            return f"error: this answer was not accepted: {told}" if told else "error: not done"
+        if call.how == "refused":
+            return f"error: {call.note}"
+        if call.note.startswith(_RECALLED):
+            hidden = call.note.removeprefix(_RECALLED)
+            return self.conversation.recall(hidden) or f"error: nothing is hidden as {hidden!r}"
+        if not call.step:  # a whole plan
+            return compact({step.id: _outcome(step.id, turn) for step in turn.steps})
+        return f"{_outcome(call.step, turn)}{self._again(call.step, turn)}"
+
+    def _again(self, id: str, turn: Turn) -> str:
+        step = next(each for each in turn.steps if each.id == id)
+        before = self.made.get(identity(step), 0)
+        return f"\n(note: the same call was made in {before} turns before)" if before else ""
+
+
+_RECALLED: Final = "recalled "
+
+
+def recalled(id: str) -> str:
+    """The note of a call that reads a hidden result again; it is no step of the run."""
+    return f"{_RECALLED}{id}"
+
+
+def identity(step: Planned[Any]) -> str:
+    """What makes two calls the very same: the tool and its inputs."""
+    return combine([step.tool, *(source.text or f"${source.step}" for source in step.inputs)])
+
+
+def _outcome(id: str, turn: Turn) -> str:
+    """A step's result as the model reads it: a text as it is, anything else as JSON."""
+    if id in turn.texts:
+        text: str = turn.texts[id]
+        return str(parse(text)) if text.startswith('"') else text
+    failure = next((each for each in turn.failures if each.id == id), None)
+    return f"error: {failure.error}: {failure.message}" if failure else "error: it did not run"
