@@ -14,16 +14,15 @@ from flowkit.errors import LeaseLost
 from flowkit.events import Fact
 from flowkit.runner import guarded
 from flowkit.schedule import Commands
-from flowkit.shield import wait_shielded
 
 
 class Commits(ABC):
     """One run's way to its journal."""
 
-    def __init__(self, facts: Sequence[Fact]) -> None:
+    def __init__(self) -> None:
         self.broken: Exception | None = None
         """Why the run can only be dropped."""
-        self.pending = [*facts]
+        self.pending: list[Fact] = []
         self.news = False
         """Something waits to be folded: facts, or an attempt that was stopped and left none."""
         self.leading = False
@@ -36,12 +35,8 @@ class Commits(ABC):
         """Fold facts and store them; what follows from them."""
 
     @abstractmethod
-    def obey(self, commands: Commands) -> None:
-        """Do what follows from facts that are on disk."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """An append went wrong: the run is `broken`."""
+    def obey(self, commands: Commands | Exception) -> None:
+        """Do what follows, now that the facts are on disk; or leave it, when the append went wrong."""
 
     def add(self, facts: Sequence[Fact]) -> None:
         """To go into the next append; somebody must lead it."""
@@ -54,7 +49,7 @@ class Commits(ABC):
         mine = self._begun + 1
         while self._done < mine and self.broken is None:
             if self.leading:
-                await self._call().wait()
+                await self.next_call().wait()
             else:
                 with anyio.CancelScope(shield=True):  # an attempt leads for the others, too
                     await self.lead()
@@ -72,18 +67,14 @@ class Commits(ABC):
             self._done = self._begun
             self.leading = False
             self.call_all()
-            if not isinstance(appended, Commands):
-                dropped = LeaseLost("the run was dropped") if appended is None else appended
-                self.broken = dropped
-                self.drop()
-        if isinstance(appended, Commands):
+            if appended is None:  # cancelled
+                appended = LeaseLost("the run was dropped")
+            if isinstance(appended, Exception):
+                self.broken = appended
             self.obey(appended)
 
-    async def wait_turn(self) -> None:
-        """While another leads: until there is something new. Cancelled, wait all the same."""
-        await wait_shielded(self._call())
-
-    def _call(self) -> anyio.Event:
+    def next_call(self) -> anyio.Event:
+        """Set when there is something new for who waits while another leads."""
         self._turn = self._turn or anyio.Event()
         return self._turn
 

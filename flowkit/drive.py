@@ -12,7 +12,6 @@ import math
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Literal
 
 import anyio
@@ -25,17 +24,19 @@ from flowkit.dsl import Workflow
 from flowkit.errors import LeaseLost
 from flowkit.events import Event, Fact
 from flowkit.flight import Flight
-from flowkit.inbox import Inbox
 from flowkit.kit import Audience, Kit
 from flowkit.node import AnyNode, Context
 from flowkit.ports import Message
 from flowkit.reading import Reading, is_large
 from flowkit.runner import ThreadMark, Try, answer, attempt, thread_ended
 from flowkit.schedule import Commands, Start, decide
+from flowkit.shield import wait_shielded
 from flowkit.slot import Slot, Wait
 from flowkit.state import State
 
 log = logging.getLogger("flowkit")
+
+AFTER_THE_END = (ev.Claimed, ev.Decided)
 
 Ended = Literal["ended", "waiting", "released", "lost"]
 
@@ -51,9 +52,8 @@ class Driver(Commits):
         state: State,
         epoch: int,
         audience: Audience | None,
-        facts: Sequence[Fact] = (),
     ) -> None:
-        super().__init__(facts)
+        super().__init__()
         self.kit = kit
         self.run_id = run_id
         self.nodes: Mapping[str, AnyNode] = workflow.nodes
@@ -72,12 +72,12 @@ class Driver(Commits):
         self._queue: deque[Flight] = deque()
         self._flights: dict[str, Flight] = {}
         self._threads: dict[str, ThreadMark] = {}
-        self._inbox = Inbox(state)
+        self._inbox: dict[str, Message] = {}
         self._commands = Commands()
         self._wake = anyio.Event()
         self._signalled: anyio.Event | None = None
         self._durable = 0
-        self._beginning: anyio.Event | None = anyio.Event()
+        self._beginning = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._draining = False
         self._unloading = False
@@ -91,12 +91,12 @@ class Driver(Commits):
             self._tasks = tasks
             try:
                 await self.commit(())
-                self._has_begun()
+                self._beginning.set()
                 ended = await self._attend()
             except LeaseLost:
                 pass  # the new owner goes on; nothing of ours is written any more
             finally:
-                self._has_begun()
+                self._beginning.set()
                 self._stop_all("released")
                 tasks.cancel_scope.cancel()
         self._audience = None  # it holds on to the result: without the cycle both go at once
@@ -187,21 +187,12 @@ class Driver(Commits):
         given_up = list(self._flights.values())
         for flight in given_up:
             self.state.unmark(flight.slot)
-        text = "it did not stop while the effect was under way"
-        unknown = [flight.slot for flight in given_up if flight.slot.intent]
-        await self.commit(
-            [Fact(ev.OutcomeUnknown(text), slot.exec, slot.alternative) for slot in unknown]
-        )
-
-    def _has_begun(self) -> None:
-        if self._beginning is not None:
-            self._beginning.set()
-            self._beginning = None
+        unknown = ev.OutcomeUnknown("it did not stop while the effect was under way")
+        await self.commit([flight.fact(unknown) for flight in given_up if flight.slot.intent])
 
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
-        if self._beginning is not None:
-            await self._beginning.wait()
+        await self._beginning.wait()
         if self.broken is not None and self.state.ended is None:
             raise self.broken
 
@@ -220,14 +211,16 @@ class Driver(Commits):
 
     def lose(self) -> None:
         """Somebody else drives the run: stop everything, write nothing more."""
-        error = LeaseLost(f"run {self.run_id!r} is driven by somebody else")
-        self.broken = self.broken or error
-        self.drop()
+        self.broken = self.broken or LeaseLost(f"run {self.run_id!r} is driven by somebody else")
+        self._stop_all("lost")
+        self._wake.set()
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages from the run's inbox; each becomes an event with the next append."""
-        if messages and self._inbox.receive(messages):
-            self._wake.set()
+        for message in messages:
+            if message.id not in self.state.consumed and message.id not in self._inbox:
+                self._inbox[message.id] = message
+                self._wake.set()
 
     # ---- commit: many tasks, one append at a time
 
@@ -236,19 +229,14 @@ class Driver(Commits):
         if not await self.committed(facts) and self.broken is not None:
             raise self.broken
 
-    def drop(self) -> None:
-        self._stop_all("lost")
-        self._wake.set()
-
     async def append(self, facts: Sequence[Fact]) -> Commands:
         """One transaction: the facts and what follows from them; what to do now that it is on disk."""
-        facts = [*facts, *self._inbox.take()]
-        if any(is_large(fact) for fact in facts):
-            facts = [await self.values.shrink(fact) for fact in facts]
+        facts = [*facts, *self._from_inbox()]
+        facts = [await self.values.shrink(fact) if is_large(fact) else fact for fact in facts]
         first = self.state.seq
         events, commands = self._fold(facts)
         if events:
-            commands = self._obey_early(commands, first)
+            self._start_early(commands.starts, first)
             self.receive(
                 await self.kit.store.append(self.run_id, events, expect=first, epoch=self.epoch)
             )
@@ -283,9 +271,7 @@ class Driver(Commits):
         due: Sequence[Fact] = facts
         while True:
             for fact in due:
-                if self.state.ended is not None and not isinstance(
-                    fact.payload, ev.Claimed | ev.Decided
-                ):
+                if self.state.ended is not None and type(fact.payload) not in AFTER_THE_END:
                     continue  # an attempt that was given up has ended after all
                 event = Event(
                     self.state.seq + 1, now, fact.payload, fact.key, fact.alternative, fact.attempt
@@ -297,44 +283,45 @@ class Driver(Commits):
                 return events, commands
             due = commands.facts
 
-    def _obey_early(self, commands: Commands, durable: int) -> Commands:
-        """Start at once what was ready before; what is left is for after the append.
+    def _from_inbox(self) -> list[Fact]:
+        if not self._inbox:
+            return []
+        facts = [fact for each in self._inbox.values() if (fact := each.fact()) is not None]
+        self._inbox = {}
+        return [] if self.state.ended is not None else facts
+
+    def _start_early(self, starts: Sequence[Start], durable: int) -> None:
+        """Start what was ready before the append that is under way.
 
         It reads nothing that is not on disk; only its place in `parallel_max` was taken until now.
         With the claim come messages that waited for an owner, so nothing starts before it.
         """
-        if self._draining or self._unloading or self._beginning is not None:
-            return commands
-        ready = self.state.ready
-        early = [
-            each
-            for each in commands.starts
-            if each.slot.since <= durable and each.slot.exec in ready and not each.last
-        ]
-        if not early:
-            return commands
+        if self._draining or self._unloading or not self._beginning.is_set():
+            return
+        early = [each for each in starts if each.slot.since <= durable and not each.last]
         self._start(early, self._resting - self._leads)
-        return replace(commands, starts=[each for each in commands.starts if each not in early])
 
-    def obey(self, commands: Commands) -> None:
+    def obey(self, commands: Commands | Exception) -> None:
         """Start what may start, now that what it follows from is on disk."""
-        woken = (commands.due, commands.idle) != (
-            self._commands.due,
-            self._commands.idle,
-        ) or self.state.ended is not None
-        self._commands = commands
+        if isinstance(commands, Exception):
+            self._stop_all("lost")
+            self._wake.set()
+            return
+        before, self._commands = self._commands, commands
+        woken = before.due != commands.due or before.idle != commands.idle
         if commands.stop:
             self._stop_all(commands.stop)
         # Messages that came with the append are folded first: a cancel comes before any new start.
         held = self._draining or self._unloading or self._inbox
         self._start(() if held else commands.starts, self._resting)
-        if woken or self._inbox:
+        if woken or self._inbox or self.state.ended is not None:
             self._wake.set()
 
     def _start(self, starts: Sequence[Start], resting: int) -> None:
         """Begin attempts; workers that rest take them over, new ones the rest, and one leads."""
         for start in starts:
-            self._begin(start)
+            if start.slot.exec not in self.state.running:  # else it was started early
+                self._begin(start)
         wanted = len(self._queue) + (self.news and not self.leading)
         for _ in range(wanted - resting):
             if self._tasks is not None:
@@ -346,9 +333,8 @@ class Driver(Commits):
     def _begin(self, start: Start) -> None:
         slot = start.slot
         self.state.mark_started(slot)
-        node = self.nodes[slot.node]
-        flight = Flight(slot, node, slot.exec, slot.alternative, slot.attempt, start.last)
-        self._flights[slot.exec] = flight
+        place = (self.nodes[slot.node], slot.exec, slot.alternative, slot.attempt)
+        self._flights[slot.exec] = flight = Flight(slot, *place, start.last)
         self._queue.append(flight)
 
     def _stop_all(self, why: str) -> None:
@@ -358,28 +344,25 @@ class Driver(Commits):
     # ---- attempts
 
     async def _work(self) -> None:
-        """A worker: make an attempt, hand in its outcome, go on with the next one."""
-        task = anyio.get_current_task().id
-        while await self._work_in_scope(task):
-            pass
+        """A worker: make an attempt, hand in its outcome, go on with the next one.
 
-    async def _work_in_scope(self, task: int) -> bool:
-        """Go on in one cancel scope, until it is cancelled; whether to go on in another.
-
-        A scope for each attempt would cost 8 µs a step. It is cancelled only during an attempt, never
-        during a commit: a flight that has ended cannot be stopped, and leaves no deadline behind.
+        It goes on in one cancel scope until that is cancelled: a scope for each attempt would cost 8 µs a
+        step. It is cancelled only during an attempt, never during a commit: a flight that has ended
+        cannot be stopped, and leaves no deadline behind.
         """
-        flight: Flight | None = None
-        with anyio.CancelScope() as scope:
-            while (flight := await self._next()) is not None:
-                flight.scope = scope
-                await self._fly(flight, task)
-                if scope.cancel_called:
-                    break
-                self._hand_in(flight)
-        if flight is not None:
+        task = anyio.get_current_task().id
+        while True:
+            flight: Flight | None = None
+            with anyio.CancelScope() as scope:
+                while (flight := await self._next()) is not None:
+                    flight.scope = scope
+                    await self._fly(flight, task)
+                    if scope.cancel_called:
+                        break
+                    self._hand_in(flight)
+            if flight is None:
+                return
             self._hand_in(flight)
-        return flight is not None
 
     def _hand_in(self, flight: Flight) -> None:
         """Its outcome joins the next append, and its worker rests."""
@@ -402,7 +385,7 @@ class Driver(Commits):
                 self._resting -= 1
                 return self._queue.popleft()
             elif self.leading:
-                await self.wait_turn()
+                await wait_shielded(self.next_call())  # an outcome that exists is recorded
             else:
                 break
         self._resting -= 1

@@ -62,14 +62,13 @@ class Flight:
         if self.outcome is not None:
             return self.outcome
         if self.stop:
-            under_way = self.slot.intent and self.stop != "lost"
-            text = f"{self.stop} while the effect was under way"
-            return ev.OutcomeUnknown(text) if under_way else None
+            if not self.slot.intent or self.stop == "lost":
+                return None
+            return ev.OutcomeUnknown(f"{self.stop} while the effect was under way")
         if self.job is None:
             return None
         policy = self.node.policy
-        text = f"no outcome within {policy.timeout_s} s"
         if policy.effect == "once":
-            return ev.OutcomeUnknown(text)
+            return ev.OutcomeUnknown(f"no outcome within {policy.timeout_s} s")
         late = TimeoutError(f"no result within {policy.timeout_s} s")
         return failed(self.job, late, policy.timeout_s or 0.0)

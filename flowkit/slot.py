@@ -88,7 +88,7 @@ class Slot:
         self.exec = step.key
         self.status = "pending"
         self.since = 0
-        """Seq of the event that made it ready."""
+        """Seq of the event that lets its next attempt start."""
         self.round = 1
         self.round_base = 0
         self.turn = 0

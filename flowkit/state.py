@@ -222,6 +222,7 @@ class State(Steps):
         match p.then:
             case "retry":
                 slot.status = "retrying"
+                slot.since = event.seq
                 insort(self.due, (p.retry_at or event.at, slot.exec))
             case "next":
                 slot.alternative += 1
