@@ -15,6 +15,7 @@ from flowkit.cli.text import clean, span
 from flowkit.events import Event
 from flowkit.ports import RunRecord
 from flowkit.state import State
+from flowkit.values import parse
 
 SOON_S = 5.0
 """A due time nearer than this is waited for; a later one is somebody else's business."""
@@ -26,12 +27,16 @@ Ended = Literal["ended", "waiting"]
 
 @dataclass
 class View:
-    """A run as the command line sees it. `driven`: somebody drives it, so what is ready is going on."""
+    """A run as the command line sees it. `driven`: somebody drives it, so what is ready is going on.
+
+    `thought`: characters of a model's reasoning, which is shown folded.
+    """
 
     run_id: str
     workflow: str
     state: State = field(default_factory=State)
     progress: dict[str, str] = field(default_factory=dict[str, str])
+    thought: dict[str, int] = field(default_factory=dict[str, int])
     began: dict[str, float] = field(default_factory=dict[str, float])
     driven: bool = True
     replayed: int = 0
@@ -43,6 +48,8 @@ class View:
             self.state.apply(event)
             if event.key not in self.state.running:
                 self.progress.pop(event.key, None)
+            if event.key not in self.state.running or isinstance(payload, ev.ModelAnswered):
+                self.thought.pop(event.key, None)
             return
         slot = self.state.by_exec.get(event.key)
         if isinstance(payload, ev.Started):
@@ -53,11 +60,14 @@ class View:
             self._tell(event.key, payload.data)
 
     def _tell(self, key: str, data: Any) -> None:
-        if isinstance(data, dict) and set(cast("dict[str, Any]", data)) == {"delta"}:
-            text = self.progress.get(key, "") + str(cast("dict[str, Any]", data)["delta"])
-        else:
-            text = str(cast("object", data))
-        self.progress[key] = text[-400:]
+        pieces = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+        if not pieces or not pieces.keys() <= {"delta", "reasoning"}:
+            self.progress[key] = str(cast("object", data))[-400:]
+            return
+        if "reasoning" in pieces:
+            self.thought[key] = self.thought.get(key, 0) + len(str(pieces["reasoning"]))
+        if "delta" in pieces:
+            self.progress[key] = (self.progress.get(key, "") + str(pieces["delta"]))[-400:]
 
 
 class Show(Protocol):
@@ -112,6 +122,8 @@ def describe(event: Event, state: State) -> str:
             return f"{key} done in {span(took)}"
         case ev.Accepted(duration_s=took):
             return f"{key} accepted in {span(took)}"
+        case ev.ModelAnswered(error=None, model=model, duration_s=took):
+            return f"{key} {model} answered in {span(took)}{_folded(payload)}"
         case ev.Planned(steps=steps, duration_s=took):
             return f"{key} planned {len(steps)} steps in {span(took)}"
         case ev.Rejected(feedback=feedback):
@@ -123,6 +135,13 @@ def describe(event: Event, state: State) -> str:
             return f"{key} failed: {error}"
         case _:
             return _describe_run(event, key)
+
+
+def _folded(answered: ev.ModelAnswered) -> str:
+    """How much the model reasoned; what it thought is in the journal, and not shown."""
+    text = answered.value.text if answered.value is not None else None
+    reasoning = parse(text)["message"].get("reasoning") if text else None
+    return f" (+ {len(reasoning)} characters of reasoning)" if reasoning else ""
 
 
 def _describe_run(event: Event, key: str) -> str:

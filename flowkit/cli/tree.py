@@ -173,6 +173,8 @@ def _rest(step: StepView, status: str, view: View) -> str:
         words.append(clean(step.errors[-1], 160))
     if step.feedback and status != "done":
         words.append(clean(step.feedback[-1], 160))
+    if view.thought.get(step.key):
+        words.append(f"+ {view.thought[step.key]} characters of reasoning")
     if view.progress.get(step.key):
         words.append(clean(view.progress[step.key])[-100:])
     return "  " + " · ".join(words) if words else ""
