@@ -85,7 +85,11 @@ class Turns(Sequence[Turn]):
 
     def _turn(self, turn: TurnState) -> Turn:
         done = {step_id(child): child for child in turn.children if child.status == "settled"}
-        overflows = [each for each in turn.said if each.error and each.error.type == _OVERFLOW]
+        overflows = [
+            each
+            for each in turn.said
+            if each.error and each.error.type == _OVERFLOW and each.purpose in ("", "summary")
+        ]
         return Turn(
             turn.number,
             [

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Final
 
+from flowkit.chat import ChatMessage
 from flowkit.errors import DeclarationError
 from flowkit.graft import plan_schema
 from flowkit.graph import Call
@@ -36,6 +37,12 @@ class Tools:
     tools: Sequence[AnyNode]
     returns: Any
     upfront: bool
+    native: bool = True
+    """Whether calls are the server's own; else they stand as JSON in the message's text."""
+
+    def read(self, message: ChatMessage) -> Sequence[Read]:
+        """The calls of a message, as they are understood."""
+        return read_calls(message, self.offered, envelope=not self.native)
 
     @cached_property
     def offered(self) -> Sequence[AnyNode]:
@@ -63,6 +70,11 @@ class Tools:
         if len(texts) == 1 and is_whole(tool):
             return next(iter(texts.values()))
         return f"{{{','.join(f'{compact(name)}:{text}' for name, text in texts.items())}}}"
+
+    @property
+    def native_schemas(self) -> Sequence[Mapping[str, Any]]:
+        """What a request names as its tools."""
+        return self.schemas if self.native else ()
 
     @cached_property
     def schemas(self) -> Sequence[Mapping[str, Any]]:
@@ -112,37 +124,28 @@ class Talk:
 
     def fold(self, turn: Turn) -> None:
         """Take in one more turn that has ended."""
-        summary = turn.answers.get("summary")
-        if summary is not None:
-            self.conversation.summarise(summary.message.content or "")
-        for _ in range(turn.overflows):
-            self.conversation.shrink()
         self.conversation.add(self._said(turn))
         self.turns += 1
         for step in turn.steps:
             key = identity(step)
             self.made[key] = self.made.get(key, 0) + 1
 
-    def for_turn(self) -> Conversation:
-        """A copy to ask this turn with: what is done to it is found in the turn, if it counts."""
-        return self.conversation.copy()
-
     def _said(self, turn: Turn) -> Said:
-        answer = turn.answers.get("")
+        answer, summary = turn.answers.get(""), turn.answers.get("summary")
+        short = summary.message.content if summary is not None else None
         if answer is None:  # its model said nothing that was kept, such as a turn that was dropped
-            return Said(None, (), tuple(turn.feedback))
+            return Said(feedback=tuple(turn.feedback), summary=short, shrunk=turn.overflows)
         steps = {step.id: step for step in turn.steps}
         reads = [
             self._as_done(read, call, steps)
-            for read, call in zip_longest(
-                read_calls(answer.message, self.tools.offered), turn.calls
-            )
+            for read, call in zip_longest(self.tools.read(answer.message), turn.calls)
             if read is not None
         ]
         message = settled_message(answer.message, reads)
-        results = tuple((each.id, self._result(each.id, turn)) for each in message.tool_calls)
-        feedback = tuple(turn.feedback) if turn.calls or not message.tool_calls else ()
-        return Said(message, results, feedback, answer.usage.input_tokens)
+        results = tuple((read.id, self._result(read.id, turn)) for read in reads)
+        feedback = tuple(turn.feedback) if turn.calls or not reads else ()
+        tokens = answer.usage.input_tokens
+        return Said(message, results, feedback, tokens, short, turn.overflows)
 
     def _as_done(self, read: Read, call: Call | None, steps: Mapping[str, Planned[Any]]) -> Read:
         """A call with the arguments that it was made with, where the model was asked for others."""

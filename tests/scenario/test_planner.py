@@ -12,7 +12,9 @@ from pydantic import BaseModel
 import flowkit.events as ev
 from flowkit import Budget, BudgetExceeded, Context, Ref, Reject, StepFailed, workflow
 from flowkit.chat import ChatMessage, ModelRequest
+from flowkit.errors import ContextOverflow
 from flowkit.nodes import Planner, tool, verifier
+from flowkit.nodes.context import HideResults, KeepLast, RestateGoal, Summarise
 from flowkit.testing import ScriptedModel, calls, says
 from tests.scenario.kit import Log, crashed, journal, memory, note, of, running
 
@@ -263,6 +265,63 @@ async def test_upfront_asks_for_a_whole_plan_first_and_comes_back_to_it() -> Non
     assert [each["name"] for each in third.tools] == ["plan", "recall", "answer"]
 
 
+async def test_a_talk_that_is_too_long_is_made_shorter() -> None:
+    asked: list[int] = []
+
+    def script(request: ModelRequest, index: int) -> Any:
+        asked.append(len(request.messages))
+        size = sum(len(each.content or "") for each in request.messages)
+        if size > 3000:
+            return ContextOverflow("too long")
+        return answer("ok") if index > 8 else calls(("look", {"query": f"{index}"}))
+
+    @tool
+    async def look(ctx: Context, query: str) -> str:
+        return query * 1000
+
+    async with running(None, Log(), model=ScriptedModel(script)) as engine:
+        assert (await engine.run(flow_of(agent(tools=[look])), WHY)).text == "ok"
+
+
+class Small(ScriptedModel):
+    """A model with a small window, which counts as the planner's estimate does."""
+
+    context_tokens = 3000
+
+
+def _long_talk(request: ModelRequest, index: int) -> Any:
+    newest = request.messages[-1].content or ""
+    if "is about to be taken away" in newest:
+        return "a summary of it"
+    if sum(len(each.content or "") for each in request.messages) > 5_000:
+        return ContextOverflow("too long")
+    last = next((e.content or "" for e in reversed(request.messages) if e.role == "tool"), "0")
+    n = int(last.split()[0]) + 1
+    return answer("ok") if n == 40 else calls(("count", {"n": n}))
+
+
+async def test_a_talk_that_was_hidden_summarised_and_cut_is_the_same_after_every_crash() -> None:
+    @tool
+    async def count(ctx: Context, n: int) -> str:
+        return f"{n} " + "x" * (500 if n % 3 else 1500) * (3 if n == 25 else 1)
+
+    policies = (HideResults(0.5), Summarise(0.55, keep_turns=2), KeepLast(0.9), RestateGoal(7))
+    flow = flow_of(agent(tools=[count], policies=policies))
+    store, model = memory(), Small(_long_talk)
+    async with running(store, Log(), model=model) as engine:
+        assert (await engine.run(flow, WHY, run_id="r")).text == "ok"
+    shown = {_shown(request) for request in model.requests}
+    assert any("output hidden" in each for each in shown)
+    assert any("a summary of it" in each for each in shown)
+    assert any("Keep to the goal" in each for each in shown)
+    assert "ContextOverflow" in str((await store.load("r")).events)
+    for seq in range(2, (await store.load("r")).record.head, 3):
+        again = Small(_long_talk)
+        async with running(await crashed(store, "r", seq), Log(), model=again) as engine:
+            assert (await engine.run(flow, WHY, run_id="r")).text == "ok"
+        assert {_shown(request) for request in again.requests} <= shown
+
+
 async def test_planners_share_the_runs_budget_and_are_tools_of_each_other() -> None:
     helper = Planner("Help.", takes=str, returns=str, tools=[search], name="helper")
 
@@ -290,3 +349,19 @@ async def test_scale_makes_eight_samples_and_one_answer_of_them() -> None:
         found = await engine.run(flow_of(agent(scale=True)), WHY, run_id="r")
     assert found.text == "merged"
     assert len(model.requests) == 9
+
+
+async def test_a_model_without_calls_of_its_own_writes_them_as_json() -> None:
+    model = ScriptedModel(
+        [
+            'I look.\n```json\n{"tool": "search", "parameters": {"query": "a"}, "timeout": 5}\n```',
+            '{"tool": "answer", "parameters": {"text": "ok"}}',
+        ]
+    )
+    async with running(None, Log(), model=model) as engine:
+        assert (await engine.run(flow_of(agent(calls="json")), WHY)).text == "ok"
+    first, second = model.requests
+    assert first.tools == ()
+    assert '"tool": "NAME"' in (first.messages[0].content or "")
+    assert [each.role for each in second.messages] == ["system", "user", "assistant", "user"]
+    assert "page about a" in (second.messages[-1].content or "")

@@ -30,15 +30,21 @@ from flowkit.nodes import (
     CodePlanner,
     Fallback,
     Findings,
+    Judge,
     Node,
     Plan,
     Planned,
+    Planner,
+    Sampled,
+    Subflow,
     Tool,
     Turn,
     Verifier,
+    best_of,
     planner,
     tool,
     verifier,
+    vote,
 )
 from flowkit.store import MemoryStore, SqlStore
 
@@ -441,3 +447,28 @@ async def plan_arities(ctx: Context, n: int) -> Plan:
     )
     assert_type(eighth, Planned[str])
     return Plan([first, second, eighth])
+
+
+investigate = Planner(
+    "Answer the question. Cite every source.",
+    takes=Topic,
+    returns=Report,
+    tools=[one_in, plan_arities, arities],
+    turns_max=300,
+)
+assert_type(investigate, Planner[Topic, Report])
+compare = Planner("Compare.", takes=(Page, Page), returns=str, name="compare", style="upfront")
+assert_type(compare, Planner[Page, Page, str])
+assert_type(best_of(investigate, 4, merge=True), Sampled[Topic, Report])
+assert_type(vote(compare), Sampled[Page, Page, str])
+assert_type(Judge("Is it clear?", checks=Report), Judge[Report])
+against = Judge("Does it answer?", checks=Report, evidence=Topic, accept_at=0.8, name="against")
+assert_type(against, Judge[Report, Topic])
+assert_type(Subflow(arities), Subflow[int, str])
+
+
+@workflow
+def investigated(topic: Ref[Topic]) -> Ref[Report]:
+    report = best_of(investigate, 3)(topic)
+    assert_type(report, Ref[Report])
+    return against(report, topic, attempts=3)

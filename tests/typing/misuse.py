@@ -35,7 +35,18 @@ from api import (
 )
 
 from flowkit import Budget, Context, Engine, Ref, workflow
-from flowkit.nodes import Findings, Node, Plan, Planned, planner, tool, verifier
+from flowkit.nodes import (
+    Findings,
+    Judge,
+    Node,
+    Plan,
+    Planned,
+    Planner,
+    planner,
+    tool,
+    verifier,
+    vote,
+)
 from flowkit.store import MemoryStore
 
 # ---- inputs of a step ----
@@ -325,3 +336,15 @@ def asks_and(page: Ref[Page]) -> None:
 
 def asks_either(page: Ref[Page]) -> None:
     other = read(page) if page else page  # pyright mypy
+
+
+def judges_another_type(topic: Ref[Topic]) -> None:
+    Judge("Is it clear?", checks=Page)(topic)  # pyright mypy ty
+
+
+def gives_a_planner_another_type(page: Ref[Page]) -> None:
+    Planner("Answer.", takes=Topic, returns=Page)(page)  # pyright mypy ty
+
+
+def votes_on_a_ref(topic: Ref[Topic]) -> None:
+    vote(topic)  # pyright mypy ty

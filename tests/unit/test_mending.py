@@ -85,7 +85,7 @@ def test_any_text_is_data_or_a_value_error(text: str) -> None:
         assert str(error)  # noqa: PT017  (either is right)
 
 
-MENDED = [
+MENDED: list[tuple[str, Any]] = [
     ("{'a': 'b', 'c': True, 'd': None}", {"a": "b", "c": True, "d": None}),
     ("{a: 1, b: [1, 2,],}", {"a": 1, "b": [1, 2]}),
     ('{"a": [1, {"b": "c"', {"a": [1, {"b": "c"}]}),
