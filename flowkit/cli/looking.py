@@ -20,12 +20,13 @@ from flowkit.cli.talking import Talk, conversation_data, print_conversation, pri
 from flowkit.cli.text import clean, local, parse_since, rfc3339, span, to_json
 from flowkit.cli.tree import show_for
 from flowkit.engine import Engine
-from flowkit.events import FINAL, Event, StepView, encode
+from flowkit.events import FINAL, Event, StepView
 from flowkit.hosting import fold
 from flowkit.owner import is_gone
 from flowkit.ports import Journal, RunQuery, RunRecord
 from flowkit.state import State
 from flowkit.store import SqlStore
+from flowkit.store.encoding import encode
 
 T = TypeVar("T")
 
