@@ -1,8 +1,8 @@
 """Runs of `tests.fault.turns` in processes that can be killed, for `test_turns`.
 
 A program of its own: it imports once and forks for each line on stdin, so that a hundred deaths take
-seconds. A line is `{"path", "base_url", "turns", "backend"}`. On stdout, one JSON line each: the child's
-`{"pid"}`, `{"ran"}` for each line of the ledger, `{"result"}`; and when it is over, `{"exit"}`.
+seconds. A line is `{"path", "base_url", "turns", "window", "backend"}`. On stdout, one JSON line each:
+the child's `{"pid"}`, `{"ran"}` for each line of the ledger, `{"result"}`; and when it is over, `{"exit"}`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def tell(**said: object) -> None:
     os.write(1, f"{json.dumps(said)}\n".encode())
 
 
-def in_child(path: str, base_url: str, turns: int, backend: str) -> None:
+def in_child(path: str, base_url: str, turns: int, window: int, backend: str) -> None:
     tell(pid=os.getpid())
     ledger = Ledger(lambda line: tell(ran=line))
-    report = anyio.run(run, Path(path), base_url, turns, ledger, backend=backend)
+    report = anyio.run(run, Path(path), base_url, turns, window, ledger, backend=backend)
     tell(result=report.model_dump())
 
 

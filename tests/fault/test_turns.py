@@ -24,7 +24,7 @@ from typing import Any, Literal
 import pytest
 
 from flowkit.chat import ModelRequest
-from flowkit.testing import strict_server
+from flowkit.testing import Rules, strict_server
 from tests.fault.kill_everywhere import finished
 from tests.fault.turns import REPORT, faults, script, turn_of
 
@@ -117,11 +117,12 @@ class Ran:
     events: Sequence[tuple[Any, ...]] = ()
     bodies: Sequence[dict[str, Any]] = ()
     violations: Sequence[object] = ()
+    overflows: int = 0
     faulted: int = 0
 
 
 @contextmanager
-def children(folder: Path) -> Generator[Callable[[str], Iterator[dict[str, Any]]]]:
+def children(folder: Path, window: int) -> Generator[Callable[[str], Iterator[dict[str, Any]]]]:
     """Starts a process that goes on with the run at a server, and gives what it tells."""
     command = [sys.executable, "-m", "tests.fault.kill_turns"]
     with (
@@ -137,8 +138,8 @@ def children(folder: Path) -> Generator[Callable[[str], Iterator[dict[str, Any]]
 
         def child(base_url: str) -> Iterator[dict[str, Any]]:
             backend = lots.choice(("asyncio", "trio"))
-            asked = {"path": str(folder / "runs.db"), "turns": TURNS, "backend": backend}
-            into.write(json.dumps({**asked, "base_url": base_url}) + "\n")
+            asked = {"path": str(folder / "runs.db"), "base_url": base_url, "turns": TURNS}
+            into.write(json.dumps({**asked, "window": window, "backend": backend}) + "\n")
             into.flush()
             for line in out:
                 said = json.loads(line)
@@ -150,7 +151,7 @@ def children(folder: Path) -> Generator[Callable[[str], Iterator[dict[str, Any]]
         into.close()
 
 
-def perform(folder: Path, times: Sequence[Moment], rule: Any) -> Ran:
+def perform(folder: Path, window: int, times: Sequence[Moment] = (), lots: Any = ()) -> Ran:
     """Run to the end, in as many processes as there are moments, and one more."""
     ran, killer, said = Ran(), Killer(), script(TURNS)
 
@@ -159,7 +160,12 @@ def perform(folder: Path, times: Sequence[Moment], rule: Any) -> Ran:
         return said(request, index)
 
     held: dict[str, int] = {}
-    with strict_server(heard, faults=rule) as server, children(folder) as child:
+    # The server's window is smaller than its client believes, so that some requests are too long.
+    rules = replace(Rules.named("kimi-k2-thinking"), context_tokens=window * 77 // 100)
+    with (
+        strict_server(heard, rules=rules, faults=lots) as server,
+        children(folder, window) as child,
+    ):
         for moment in (*times, None):
             live(child(server.base_url), killer, moment, ran)
             for key in finished(folder):
@@ -167,7 +173,9 @@ def perform(folder: Path, times: Sequence[Moment], rule: Any) -> Ran:
             if ran.exits[-1] != -signal.SIGKILL:
                 break
         ran.repeated = [key for key, often in held.items() if ran.ledger[key] != often]
-        ran.bodies, ran.violations = server.bodies, server.violations
+        ran.bodies = server.bodies
+        ran.violations = [each for each in server.violations if each.rule != "context"]
+        ran.overflows = len(server.violations) - len(ran.violations)
         ran.faulted = len(server.faulted)
     ran.events = events_of(folder)
     return ran
@@ -220,11 +228,10 @@ def distinct(bodies: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({json.dumps(body) for body in bodies})
 
 
-def check(folder: Path, clean: Ran, seed: int) -> Ran:
+def check(folder: Path, window: int, clean: Ran, seed: int) -> Ran:
     """A run with faults, killed again and again, is the run without."""
-    times = moments(seed)
     began = time.monotonic()
-    killed = perform(folder, times, faults(seed))
+    killed = perform(folder, window, moments(seed), faults(seed))
     took = time.monotonic() - began
     deaths = killed.exits.count(-signal.SIGKILL)
     told = (
@@ -251,29 +258,45 @@ def check(folder: Path, clean: Ran, seed: int) -> Ran:
     return killed
 
 
+# ---- a window that holds it all, and one in which results are hidden, turns summarised and left out ----
+
+WIDE, NARROW = 262_144, 6_000
+
+
+@pytest.fixture(scope="module", params=[WIDE, NARROW], ids=["wide", "narrow"])
+def window(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def clean(window: int, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """The run without faults and without deaths."""
-    ran = perform(tmp_path_factory.mktemp("clean"), (), ())
+    ran = perform(tmp_path_factory.mktemp("clean"), window)
     assert (ran.result, ran.exits, ran.violations) == (REPORT, [0], [])
     assert set(ran.ledger.values()) == {1}
+    sent = json.dumps(ran.bodies)
+    for mark in ("output hidden", "in short:", "are left out"):
+        assert (mark in sent) == (window == NARROW), mark
+    assert (ran.overflows > 0) == (window == NARROW)
     return ran
 
 
 @pytest.mark.long
 def test_300_turns_with_faults_and_50_deaths_are_the_run_without(
-    clean: Ran, tmp_path: Path
+    window: int, clean: Ran, tmp_path: Path
 ) -> None:
-    killed = check(tmp_path, clean, SEED)
+    killed = check(tmp_path, window, clean, SEED)
     assert killed.faulted > TURNS / 5
 
 
 @pytest.mark.soak
-def test_turns_that_are_killed_until_the_time_is_over(clean: Ran, tmp_path: Path) -> None:
-    end = time.monotonic() + float(os.environ.get("FLOWKIT_SOAK_S", "60"))
+def test_turns_that_are_killed_until_the_time_is_over(
+    window: int, clean: Ran, tmp_path: Path
+) -> None:
+    end = time.monotonic() + float(os.environ.get("FLOWKIT_SOAK_S", "60")) / 2
     seed = random.SystemRandom().randrange(10**9)
     while time.monotonic() < end:
         folder = tmp_path / str(seed)
         folder.mkdir()
-        check(folder, clean, seed)
+        check(folder, window, clean, seed)
         seed += 1

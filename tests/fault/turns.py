@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 
 from flowkit import Context, Engine, Ref, Reject, Workflow, workflow
 from flowkit.chat import ChatMessage, ModelRequest, ToolCall
-from flowkit.model import OpenAIModel
+from flowkit.model import OpenAIModel, Profile
 from flowkit.nodes import Planner, tool, verifier
 from flowkit.policy import Policy
 from flowkit.store import SqlStore
@@ -96,11 +97,10 @@ def flow(turns: int) -> Workflow[str, Report]:
     return read_all
 
 
-async def run(path: Path, base_url: str, turns: int, ledger: Ledger) -> Report:
-    """Begin the run in this file, or go on with it, to its end."""
-    model = OpenAIModel(
-        "kimi-k2-thinking", base_url=base_url, profile="kimi-k2-thinking", environ={}
-    )
+async def run(path: Path, base_url: str, turns: int, window: int, ledger: Ledger) -> Report:
+    """Begin the run in this file, or go on with it, to its end; `window` in tokens."""
+    profile = replace(Profile.named("kimi-k2-thinking"), context_tokens=window)
+    model = OpenAIModel("kimi-k2-thinking", base_url=base_url, profile=profile, environ={})
     async with (
         model,
         SqlStore(path) as store,
@@ -120,6 +120,8 @@ def script(turns: int) -> Callable[[ModelRequest, int], object]:
         if is_correction(request):
             return _corrected(request)
         turn, again = place(request)
+        if is_summary(request):
+            return ChatMessage("assistant", f"pages up to {turn - 1} are alike", "in short")
         if not request.tools:
             return ChatMessage("assistant", json.dumps(REPORT), f"turn {turn}: the last")
         if turn == turns * 4 // 5:
@@ -149,6 +151,10 @@ def place(request: ModelRequest) -> tuple[int, bool]:
 
 def is_correction(request: ModelRequest) -> bool:
     return "syntax expert" in (request.messages[0].content or "")
+
+
+def is_summary(request: ModelRequest) -> bool:
+    return "is about to be taken away" in (request.messages[-1].content or "")
 
 
 def turn_of(request: ModelRequest) -> int:
@@ -237,7 +243,7 @@ def _same(turn: int, again: bool) -> ChatMessage:
 
 
 def _recall(turn: int, again: bool) -> ChatMessage:
-    return _says(turn, ("recall", {"id": "functions.look:1"}), _page(turn))
+    return _says(turn, ("recall", {"id": f"functions.look:{turn * 10 - 160}"}), _page(turn))
 
 
 def _thoughtless(turn: int, again: bool) -> ChatMessage:
