@@ -31,7 +31,6 @@ class State(Steps):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seq = 0
         self.at = 0.0
         self.graph = Graph((), "")
         self.workflow = ""
@@ -177,7 +176,7 @@ class State(Steps):
         if not self.suspended:  # attempts were in memory: who knows what they did beside waiting
             for slot in list(self.parked.values()):
                 self.unpark(slot)
-                self.ready[slot.exec] = slot
+                self.offer(slot)
         if p.after == "release":
             self.claims = max(self.claims - 1, 0)
         if p.after == "death" and self.claims >= CLAIMS_MAX and self.ended is None:
@@ -223,6 +222,7 @@ class State(Steps):
         match p.then:
             case "retry":
                 slot.status = "retrying"
+                slot.since = event.seq
                 insort(self.due, (p.retry_at or event.at, slot.exec))
             case "next":
                 slot.alternative += 1
@@ -361,7 +361,7 @@ class State(Steps):
             return
         self.unpark(slot)
         if slot.exec not in self.running and slot.status == "ready":
-            self.ready[slot.exec] = slot
+            self.offer(slot)
 
     def _outcome_unknown(self, event: Event, p: ev.OutcomeUnknown) -> None:
         self.owed = [fact for fact in self.owed if fact.key != event.key]

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal, TypeVar, TypeVarTuple, cast, overload
 from flowkit.chat import ChatMessage, ModelRequest
 from flowkit.dsl import Workflow
 from flowkit.errors import BadModelAnswer, ContextOverflow, DeclarationError, PlanError
-from flowkit.graft import plan_from
 from flowkit.graph import Call, Kind, check_name
 from flowkit.node import AnyNode, Context
 from flowkit.nodes.context import DEFAULT, ContextPolicy, Conversation
 from flowkit.nodes.mending import bare, read_json
 from flowkit.nodes.node import Node
+from flowkit.nodes.options import policy_of
 from flowkit.nodes.sampling import Sampled
 from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.talk import (
@@ -35,9 +35,10 @@ from flowkit.nodes.talk import (
     identity,
     recalled,
 )  # fmt: skip
-from flowkit.nodes.toolcall import Read, corrected, correction, read_calls, settled_message
+from flowkit.nodes.toolcall import Read, corrected, correction, envelope_prompt, settled_message
 from flowkit.plan import Plan, Planned
-from flowkit.policy import Limits, policy_of
+from flowkit.planning import plan_from
+from flowkit.policy import Limits
 from flowkit.ports import Model, models_of
 from flowkit.values import parse
 
@@ -49,6 +50,7 @@ R = TypeVar("R")
 Out = TypeVar("Out")
 
 Style = Literal["interleaved", "upfront"]
+Calls = Literal["native", "json"]
 
 SAMPLES = 8
 """Trajectories of a planner with `scale=True`, as Kimi K2 Thinking's "heavy" mode has."""
@@ -89,6 +91,8 @@ class Planner(Node[*Ts, R]):
         tools: what it may call: tools, fallbacks, other planners, whole workflows.
         style: "interleaved" thinks turn by turn; "upfront" asks for a whole plan first, with what
             depends on what, and comes back to it with the results.
+        calls: "native"; or "json" for a model whose server has no calls of tools: it is told to
+            write them as JSON in its text.
         model: whom to ask, or several in order of preference; by default the engine's.
         policies: how a long talk is kept within the window (`flowkit.nodes.context`).
         settings: of the model, such as `{"temperature": 0.6}`.
@@ -110,7 +114,7 @@ class Planner(Node[*Ts, R]):
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
-        tokens_max: int | None = None, scale: bool = False, version: str = "", **policy: Any,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
     ) -> None: ...  # fmt: skip
     @overload
     def __init__(
@@ -119,7 +123,7 @@ class Planner(Node[*Ts, R]):
         name: str = "planner", model: Model | Sequence[Model] | None = None,
         style: Style = "interleaved", policies: Sequence[ContextPolicy] = DEFAULT,
         settings: Mapping[str, Any] | None = None, turns_max: int = 300, steps_max: int = 100,
-        repairs_max: int = 2, tokens_max: int | None = None, scale: bool = False,
+        repairs_max: int = 2, tokens_max: int | None = None, calls: Calls = "native", scale: bool = False,
         version: str = "", **policy: Any,
     ) -> None: ...  # fmt: skip
     @overload
@@ -130,7 +134,7 @@ class Planner(Node[*Ts, R]):
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
-        tokens_max: int | None = None, scale: bool = False, version: str = "", **policy: Any,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
     ) -> None: ...  # fmt: skip
     def __init__(  # noqa: PLR0913  (a planner's settings, all but the instructions by name)
         self, instructions: str, *, takes: Any, returns: Any,
@@ -138,11 +142,15 @@ class Planner(Node[*Ts, R]):
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
-        tokens_max: int | None = None, scale: bool = False, version: str = "", **policy: Any,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
     ) -> None:  # fmt: skip
         if style not in ("interleaved", "upfront"):
             raise DeclarationError(
                 f'planner {name!r}: style={style!r}: "interleaved" or "upfront".'
+            )
+        if calls not in ("native", "json") or (calls == "json" and style == "upfront"):
+            raise DeclarationError(
+                f'planner {name!r}: calls={calls!r}: "native"; or "json", but not with style="upfront".'
             )
         kinds: list[Any] = [*takes] if isinstance(takes, tuple) else [takes]
         names = (
@@ -160,7 +168,7 @@ class Planner(Node[*Ts, R]):
         self._policies, self._settings = tuple(policies), dict(settings or {})
         given = tuple(Subflow(each) if isinstance(each, Workflow) else each for each in tools)
         check_own_names(given, name)
-        self._offer = Tools(given, returns, upfront=style == "upfront")
+        self._offer = Tools(given, returns, upfront=style == "upfront", native=calls == "native")
         self._sampled = self._samples(names) if scale else None
 
     def _samples(self, names: Sequence[str]) -> Sampled[*Ts, R]:
@@ -177,7 +185,8 @@ class Planner(Node[*Ts, R]):
         return self._sampled.tools if self._sampled is not None else self._offer.tools
 
     def fingerprinted(self) -> Sequence[str]:
-        return (self._instructions, self._style, "scale" if self._sampled is not None else "")
+        scaled = "scale" if self._sampled is not None else ""
+        return (self._instructions, self._style, scaled, "" if self._offer.native else "json")
 
     async def run(self, ctx: Context, /, *args: *Ts) -> R:
         if self._sampled is not None:
@@ -203,7 +212,10 @@ class Planner(Node[*Ts, R]):
         if talk is None:
             goal = goal_of(self.codecs(), args)
             window = ctx.model.context_tokens
-            made = Conversation(self._instructions, goal, self._policies, window)
+            rules = self._instructions
+            if not self._offer.native:
+                rules += f"\n\n{envelope_prompt(self._offer.schemas)}"
+            made = Conversation(rules, goal, self._policies, window)
             talk = ctx.memo["talk"] = Talk(self._offer, made)
         for ended in ctx.turns[talk.turns :]:
             talk.fold(ended)
@@ -218,7 +230,9 @@ class Planner(Node[*Ts, R]):
         """Have old turns summarised, when the policies say so."""
         wanted = turn.conversation.wants_summary()
         if wanted is not None:
-            request = ModelRequest(wanted, tools=self._offer.schemas, settings=self._settings)
+            request = ModelRequest(
+                wanted, tools=self._offer.native_schemas, settings=self._settings
+            )
             try:
                 answer = await turn.ctx.model.respond(request, purpose="summary")
             except ContextOverflow:
@@ -228,7 +242,7 @@ class Planner(Node[*Ts, R]):
 
     async def _ask(self, turn: _Turn) -> ChatMessage:
         """What the model says; a talk that is too long for it is made shorter first."""
-        schemas = () if turn.last else self._offer.schemas
+        schemas = () if turn.last else self._offer.native_schemas
         if self._upfront_first(turn):
             schemas = schemas[:1]
         codec = self.codec() if turn.last and self.gives is not str else None
@@ -259,7 +273,7 @@ class Planner(Node[*Ts, R]):
         if self._upfront_first(turn):
             return _Nudge(f"Plan first: call `{PLAN}` with all steps that are needed.")
         offered = self._offer.offered
-        reads = [await _mended(turn.ctx, each, offered) for each in read_calls(message, offered)]
+        reads = [await _mended(turn.ctx, each, offered) for each in self._offer.read(message)]
         if not reads:
             return self._text(message)
         if any(read.tool != ANSWER for read in reads):
@@ -281,7 +295,7 @@ class Planner(Node[*Ts, R]):
 
     def _whole_plan(self, turn: _Turn, message: ChatMessage) -> Any:
         """A plan with what depends on what, from the arguments of the call `plan`."""
-        reads = read_calls(message, self._offer.offered)
+        reads = self._offer.read(message)
         first = next(n for n, call in enumerate(message.tool_calls) if call.name == PLAN)
         try:
             data, _ = read_json(message.tool_calls[first].arguments)
@@ -294,7 +308,7 @@ class Planner(Node[*Ts, R]):
 
     def _nudge(self, message: ChatMessage, text: str) -> list[ChatMessage]:
         """The message and what is wrong with it, as they go on in this turn's talk."""
-        settled = settled_message(message, read_calls(message, self._offer.offered))
+        settled = settled_message(message, self._offer.read(message))
         if not settled.tool_calls:
             return [settled, ChatMessage("user", text)]
         results = [

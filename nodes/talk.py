@@ -11,13 +11,14 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Final
 
+from flowkit.chat import ChatMessage
 from flowkit.errors import DeclarationError
-from flowkit.graft import plan_schema
 from flowkit.graph import Call
 from flowkit.node import AnyNode
 from flowkit.nodes.context import Conversation, Said
 from flowkit.nodes.toolcall import Read, is_whole, read_calls, settled_message, tool_schemas
 from flowkit.plan import Planned, Turn
+from flowkit.planning import plan_schema
 from flowkit.policy import Policy
 from flowkit.values import Codec, combine, compact, parse
 
@@ -36,6 +37,12 @@ class Tools:
     tools: Sequence[AnyNode]
     returns: Any
     upfront: bool
+    native: bool = True
+    """Whether calls are the server's own; else they stand as JSON in the message's text."""
+
+    def read(self, message: ChatMessage) -> Sequence[Read]:
+        """The calls of a message, as they are understood."""
+        return read_calls(message, self.offered, envelope=not self.native)
 
     @cached_property
     def offered(self) -> Sequence[AnyNode]:
@@ -63,6 +70,11 @@ class Tools:
         if len(texts) == 1 and is_whole(tool):
             return next(iter(texts.values()))
         return f"{{{','.join(f'{compact(name)}:{text}' for name, text in texts.items())}}}"
+
+    @property
+    def native_schemas(self) -> Sequence[Mapping[str, Any]]:
+        """What a request names as its tools."""
+        return self.schemas if self.native else ()
 
     @cached_property
     def schemas(self) -> Sequence[Mapping[str, Any]]:
@@ -126,14 +138,12 @@ class Talk:
         steps = {step.id: step for step in turn.steps}
         reads = [
             self._as_done(read, call, steps)
-            for read, call in zip_longest(
-                read_calls(answer.message, self.tools.offered), turn.calls
-            )
+            for read, call in zip_longest(self.tools.read(answer.message), turn.calls)
             if read is not None
         ]
         message = settled_message(answer.message, reads)
-        results = tuple((each.id, self._result(each.id, turn)) for each in message.tool_calls)
-        feedback = tuple(turn.feedback) if turn.calls or not message.tool_calls else ()
+        results = tuple((read.id, self._result(read.id, turn)) for read in reads)
+        feedback = tuple(turn.feedback) if turn.calls or not reads else ()
         tokens = answer.usage.input_tokens
         return Said(message, results, feedback, tokens, short, turn.overflows)
 

@@ -349,3 +349,19 @@ async def test_scale_makes_eight_samples_and_one_answer_of_them() -> None:
         found = await engine.run(flow_of(agent(scale=True)), WHY, run_id="r")
     assert found.text == "merged"
     assert len(model.requests) == 9
+
+
+async def test_a_model_without_calls_of_its_own_writes_them_as_json() -> None:
+    model = ScriptedModel(
+        [
+            'I look.\n```json\n{"tool": "search", "parameters": {"query": "a"}, "timeout": 5}\n```',
+            '{"tool": "answer", "parameters": {"text": "ok"}}',
+        ]
+    )
+    async with running(None, Log(), model=model) as engine:
+        assert (await engine.run(flow_of(agent(calls="json")), WHY)).text == "ok"
+    first, second = model.requests
+    assert first.tools == ()
+    assert '"tool": "NAME"' in (first.messages[0].content or "")
+    assert [each.role for each in second.messages] == ["system", "user", "assistant", "user"]
+    assert "page about a" in (second.messages[-1].content or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -720,6 +721,16 @@ def test_a_dropped_connection(stream: bool) -> None:
         with pytest.raises(http.client.RemoteDisconnected):
             send(server, asked(stream=stream))
         assert send(server, asked(stream=stream)).status == 200
+
+
+def test_a_client_that_dies_while_it_asks_breaks_no_rule() -> None:
+    with strict_server(["hi"]) as server:
+        host, port = server.base_url.removeprefix("http://").removesuffix("/v1").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n"
+            connection.sendall(head + b'{"model": "m", "messages": [')
+    assert server.violations == []
+    assert server.bodies == []
 
 
 def test_a_stream_is_cut_at_each_chunk() -> None:
