@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol
 
 import anyio
 from pydantic import TypeAdapter
@@ -24,14 +24,12 @@ import flowkit.errors as fault
 from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest
 from flowkit.errors import FlowkitError, ModelError
 from flowkit.events import Error, ModelAnswered
-from flowkit.graft import plan_from, plan_schema
 from flowkit.node import AnyNode, ModelHandle
 from flowkit.plan import Plan
+from flowkit.planning import plan_from, plan_schema
 from flowkit.policy import Policy
 from flowkit.ports import Model, Windowed, World
 from flowkit.values import Codec, Value, combine, compact, digest, parse
-
-T = TypeVar("T")
 
 CONTEXT_TOKENS = 128_000
 """The window of a model that does not tell its own."""
@@ -154,13 +152,6 @@ class JournaledModel(ModelHandle):
         self._asking.digests[id(message)] = (message, made)  # kept alive, so its id stays its own
         return made
 
-    @overload
-    async def complete(self, prompt: str | Sequence[ChatMessage], *, purpose: str = "") -> str: ...
-    @overload
-    async def complete(
-        self, prompt: str | Sequence[ChatMessage], *, returns: type[T], repairs_max: int = 2,
-        tools: Sequence[AnyNode] | None = None, purpose: str = "",
-    ) -> T: ...  # fmt: skip
     async def complete(
         self, prompt: str | Sequence[ChatMessage], *, returns: Any = str, repairs_max: int = 2,
         tools: Sequence[AnyNode] | None = None, purpose: str = "",

@@ -1,9 +1,8 @@
 """Driving one run: claim, fold, decide, do, append, until it ends or waits.
 
-Attempts run in worker tasks. A worker that has an outcome commits it: it joins what waits, and one of
-those who wait leads: folds the facts, asks `decide` for what follows, appends all of it in one
-transaction, and only then hands out what may start. One append is in flight at a time; what finishes
-meanwhile goes into the next. A worker goes on with the next attempt in the same task.
+Attempts run in worker tasks. A worker hands in its outcome and rests: it leads the append if nobody
+does, or takes over an attempt that may start. What follows from an outcome starts when the append has
+returned; what was ready before it may start while it is under way.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 import flowkit.events as ev
+from flowkit.commits import Commits
 from flowkit.context import StepContext
 from flowkit.dsl import Workflow
 from flowkit.errors import LeaseLost
@@ -28,7 +28,7 @@ from flowkit.kit import Audience, Kit
 from flowkit.node import AnyNode, Context
 from flowkit.ports import Message
 from flowkit.reading import Reading, is_large
-from flowkit.runner import ThreadMark, Try, answer, attempt, guarded, thread_ended
+from flowkit.runner import ThreadMark, Try, answer, attempt, thread_ended
 from flowkit.schedule import Commands, Start, decide
 from flowkit.shield import wait_shielded
 from flowkit.slot import Slot, Wait
@@ -36,10 +36,12 @@ from flowkit.state import State
 
 log = logging.getLogger("flowkit")
 
+AFTER_THE_END = (ev.Claimed, ev.Decided)
+
 Ended = Literal["ended", "waiting", "released", "lost"]
 
 
-class Driver:
+class Driver(Commits):
     """One run in memory. Made for a claim, dropped when the run ends, waits, or is lost."""
 
     def __init__(
@@ -50,8 +52,8 @@ class Driver:
         state: State,
         epoch: int,
         audience: Audience | None,
-        facts: Sequence[Fact] = (),
     ) -> None:
+        super().__init__()
         self.kit = kit
         self.run_id = run_id
         self.nodes: Mapping[str, AnyNode] = workflow.nodes
@@ -65,12 +67,8 @@ class Driver:
         self.values = Reading(state, self.nodes, workflow.codec(), kit.artifacts)
         self._fallbacks = workflow.fallbacks
         self._audience = audience
-        self._pending = [*facts]
-        self._begun = 0
-        self._done = 0
-        self._leading = False
-        self._turn: anyio.Event | None = None
-        self._workers = 0
+        self._resting = 0
+        self._leads = 0
         self._queue: deque[Flight] = deque()
         self._flights: dict[str, Flight] = {}
         self._threads: dict[str, ThreadMark] = {}
@@ -79,9 +77,8 @@ class Driver:
         self._wake = anyio.Event()
         self._signalled: anyio.Event | None = None
         self._durable = 0
-        self._beginning: anyio.Event | None = anyio.Event()
+        self._beginning = anyio.Event()
         self._tasks: TaskGroup | None = None
-        self._broken: Exception | None = None
         self._draining = False
         self._unloading = False
 
@@ -94,21 +91,22 @@ class Driver:
             self._tasks = tasks
             try:
                 await self.commit(())
-                self._has_begun()
+                self._beginning.set()
                 ended = await self._attend()
             except LeaseLost:
                 pass  # the new owner goes on; nothing of ours is written any more
             finally:
-                self._has_begun()
+                self._beginning.set()
                 self._stop_all("released")
                 tasks.cancel_scope.cancel()
+        self._audience = None  # it holds on to the result: without the cycle both go at once
         return ended
 
     async def _attend(self) -> Ended:
         """Wait for what comes from outside: time, messages, the end."""
         while True:
-            if self._broken is not None:
-                raise self._broken
+            if self.broken is not None:
+                raise self.broken
             if self.state.ended is not None:
                 await self._settle_flights()
                 return "ended"
@@ -139,7 +137,7 @@ class Driver:
             return False
         with anyio.move_on_after(self.kit.suspend_after_s) as lull:
             await self._wake.wait()
-        if not lull.cancelled_caught or not self._commands.idle or self._inbox or self._pending:
+        if not lull.cancelled_caught or not self._commands.idle or self._inbox or self.pending:
             return False
         self._unloading = True
         await self.commit([Fact(ev.Waiting(self._reason(), until=due))])
@@ -189,23 +187,14 @@ class Driver:
         given_up = list(self._flights.values())
         for flight in given_up:
             self.state.unmark(flight.slot)
-        text = "it did not stop while the effect was under way"
-        unknown = [flight.slot for flight in given_up if flight.slot.intent]
-        await self.commit(
-            [Fact(ev.OutcomeUnknown(text), slot.exec, slot.alternative) for slot in unknown]
-        )
-
-    def _has_begun(self) -> None:
-        if self._beginning is not None:
-            self._beginning.set()
-            self._beginning = None
+        unknown = ev.OutcomeUnknown("it did not stop while the effect was under way")
+        await self.commit([flight.fact(unknown) for flight in given_up if flight.slot.intent])
 
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
-        if self._beginning is not None:
-            await self._beginning.wait()
-        if self._broken is not None and self.state.ended is None:
-            raise self._broken
+        await self._beginning.wait()
+        if self.broken is not None and self.state.ended is None:
+            raise self.broken
 
     async def result(self) -> Any:
         """The run's result, or the error that it ended with."""
@@ -222,7 +211,7 @@ class Driver:
 
     def lose(self) -> None:
         """Somebody else drives the run: stop everything, write nothing more."""
-        self._broken = self._broken or LeaseLost(f"run {self.run_id!r} is driven by somebody else")
+        self.broken = self.broken or LeaseLost(f"run {self.run_id!r} is driven by somebody else")
         self._stop_all("lost")
         self._wake.set()
 
@@ -237,57 +226,17 @@ class Driver:
 
     async def commit(self, facts: Sequence[Fact]) -> None:
         """Return when the facts are on disk and folded; raises what broke the run."""
-        if not await self._committed(facts) and self._broken is not None:
-            raise self._broken
+        if not await self.committed(facts) and self.broken is not None:
+            raise self.broken
 
-    async def _committed(self, facts: Sequence[Fact], worker: int = 0) -> bool:
-        """Whether the facts are on disk and folded; if not, the run is broken and can only be dropped."""
-        self._pending += facts
-        self._workers += worker
-        mine = self._begun + 1
-        while self._done < mine and self._broken is None:
-            if self._leading:
-                self._turn = self._turn or anyio.Event()
-                # An outcome that exists is recorded; other waits end with who waits.
-                await (wait_shielded(self._turn) if worker else self._turn.wait())
-            elif worker:
-                await self._lead()
-            else:
-                with anyio.CancelScope(shield=True):  # an attempt leads for the others, too
-                    await self._lead()
-        return self._broken is None
-
-    async def _lead(self) -> None:
-        """Fold and append what waits, as one transaction; then start what follows."""
-        self._leading = True
-        self._begun += 1
-        facts, self._pending = self._pending, []
-        workers, self._workers = self._workers, 0
-        appended: Commands | Exception | None = None
-        try:
-            appended = await guarded(self._append([*facts, *self._from_inbox()]))
-        finally:
-            self._done = self._begun
-            self._leading = False
-            turn, self._turn = self._turn, None
-            if turn is not None:
-                turn.set()
-            if not isinstance(appended, Commands):
-                if appended is None:
-                    appended = LeaseLost(f"run {self.run_id!r} was dropped")
-                self._broken = appended
-                self._stop_all("lost")
-                self._wake.set()
-        if isinstance(appended, Commands):
-            self._obey(appended, workers)
-
-    async def _append(self, facts: Sequence[Fact]) -> Commands:
+    async def append(self, facts: Sequence[Fact]) -> Commands:
         """One transaction: the facts and what follows from them; what to do now that it is on disk."""
-        if any(is_large(fact) for fact in facts):
-            facts = [await self.values.shrink(fact) for fact in facts]
+        facts = [*facts, *self._from_inbox()]
+        facts = [await self.values.shrink(fact) if is_large(fact) else fact for fact in facts]
         first = self.state.seq
         events, commands = self._fold(facts)
         if events:
+            self._start_early(commands.starts, first)
             self.receive(
                 await self.kit.store.append(self.run_id, events, expect=first, epoch=self.epoch)
             )
@@ -322,9 +271,7 @@ class Driver:
         due: Sequence[Fact] = facts
         while True:
             for fact in due:
-                if self.state.ended is not None and not isinstance(
-                    fact.payload, ev.Claimed | ev.Decided
-                ):
+                if self.state.ended is not None and type(fact.payload) not in AFTER_THE_END:
                     continue  # an attempt that was given up has ended after all
                 event = Event(
                     self.state.seq + 1, now, fact.payload, fact.key, fact.alternative, fact.attempt
@@ -343,31 +290,51 @@ class Driver:
         self._inbox = {}
         return [] if self.state.ended is not None else facts
 
-    def _obey(self, commands: Commands, workers: int) -> None:
-        """Start what may start: waiting workers take it over, new tasks the rest."""
-        woken = (commands.due, commands.idle) != (
-            self._commands.due,
-            self._commands.idle,
-        ) or self.state.ended is not None
-        self._commands = commands
+    def _start_early(self, starts: Sequence[Start], durable: int) -> None:
+        """Start what was ready before the append that is under way.
+
+        It reads nothing that is not on disk; only its place in `parallel_max` was taken until now.
+        With the claim come messages that waited for an owner, so nothing starts before it.
+        """
+        if self._draining or self._unloading or not self._beginning.is_set():
+            return
+        early = [each for each in starts if each.slot.since <= durable and not each.last]
+        self._start(early, self._resting - self._leads)
+
+    def obey(self, commands: Commands | Exception) -> None:
+        """Start what may start, now that what it follows from is on disk."""
+        if isinstance(commands, Exception):
+            self._stop_all("lost")
+            self._wake.set()
+            return
+        before, self._commands = self._commands, commands
+        woken = before.due != commands.due or before.idle != commands.idle
         if commands.stop:
             self._stop_all(commands.stop)
         # Messages that came with the append are folded first: a cancel comes before any new start.
-        if not (self._draining or self._unloading or self._inbox):
-            for start in commands.starts:
-                self._begin(start)
-        for _ in range(len(self._queue) - workers):
-            if self._tasks is not None:
-                self._tasks.start_soon(self._work)
-        if woken or self._inbox:
+        held = self._draining or self._unloading or self._inbox
+        self._start(() if held else commands.starts, self._resting)
+        if woken or self._inbox or self.state.ended is not None:
             self._wake.set()
+
+    def _start(self, starts: Sequence[Start], resting: int) -> None:
+        """Begin attempts; workers that rest take them over, new ones the rest, and one leads."""
+        for start in starts:
+            if start.slot.exec not in self.state.running:  # else it was started early
+                self._begin(start)
+        wanted = len(self._queue) + (self.news and not self.leading)
+        for _ in range(wanted - resting):
+            if self._tasks is not None:
+                self._resting += 1
+                self._tasks.start_soon(self._work)
+        if starts:
+            self.call_all()
 
     def _begin(self, start: Start) -> None:
         slot = start.slot
         self.state.mark_started(slot)
-        node = self.nodes[slot.node]
-        flight = Flight(slot, node, slot.exec, slot.alternative, slot.attempt, start.last)
-        self._flights[slot.exec] = flight
+        place = (self.nodes[slot.node], slot.exec, slot.alternative, slot.attempt)
+        self._flights[slot.exec] = flight = Flight(slot, *place, start.last)
         self._queue.append(flight)
 
     def _stop_all(self, why: str) -> None:
@@ -377,32 +344,52 @@ class Driver:
     # ---- attempts
 
     async def _work(self) -> None:
-        """A worker: make an attempt, commit its outcome, go on with the next one."""
-        task = anyio.get_current_task().id
-        while self._queue:
-            cut = await self._work_in_scope(task)
-            if cut is None or not await self._committed(cut.facts(), 1):
-                return
+        """A worker: make an attempt, hand in its outcome, go on with the next one.
 
-    async def _work_in_scope(self, task: int) -> Flight | None:
-        """Go on in one cancel scope, until it is cancelled: the flight that it was cancelled in.
-
-        A scope for each attempt would cost 8 µs a step. It is cancelled only during an attempt, never
-        during a commit: a flight that has ended cannot be stopped, and leaves no deadline behind.
+        It goes on in one cancel scope until that is cancelled: a scope for each attempt would cost 8 µs a
+        step. It is cancelled only during an attempt, never during a commit: a flight that has ended
+        cannot be stopped, and leaves no deadline behind.
         """
-        flight: Flight | None = None
-        with anyio.CancelScope() as scope:
-            while self._queue:
-                flight = self._queue.popleft()
-                flight.scope = scope
-                await self._fly(flight, task)
-                if scope.cancel_called:
-                    return flight
-                facts, flight = flight.facts(), None  # what the attempt needed is free
-                if not await self._committed(facts, 1):
-                    return None
-            return None
-        return flight
+        task = anyio.get_current_task().id
+        while True:
+            flight: Flight | None = None
+            with anyio.CancelScope() as scope:
+                while (flight := await self._next()) is not None:
+                    flight.scope = scope
+                    await self._fly(flight, task)
+                    if scope.cancel_called:
+                        break
+                    self._hand_in(flight)
+            if flight is None:
+                return
+            self._hand_in(flight)
+
+    def _hand_in(self, flight: Flight) -> None:
+        """Its outcome joins the next append, and its worker rests."""
+        self.add(flight.facts())
+        self._resting += 1
+        flight.job = None  # free what the attempt needed: the worker may rest for long
+
+    async def _next(self) -> Flight | None:
+        """The next attempt for a worker that rests, or None; outcomes that wait are committed first.
+
+        It does not wait for its own outcome's commit if there is something else that may start. But
+        somebody leads as long as there is news: a worker does so before it takes an attempt.
+        """
+        while self.broken is None:
+            if self.news and not self.leading:
+                self._leads = 1
+                await self.lead()
+                self._leads = 0
+            elif self._queue:
+                self._resting -= 1
+                return self._queue.popleft()
+            elif self.leading:
+                await wait_shielded(self.next_call())  # an outcome that exists is recorded
+            else:
+                break
+        self._resting -= 1
+        return None
 
     async def _fly(self, flight: Flight, task: int) -> None:
         """Make one attempt, unless it was stopped before."""
@@ -415,8 +402,8 @@ class Driver:
             else:
                 await self._attempt(flight, task)
         finally:
-            if flight.scope is not None and flight.node.policy.timeout_s is not None:
-                flight.scope.deadline = math.inf
+            if flight.node.policy.timeout_s is not None:
+                flight.stop_clock()
             self._flights.pop(flight.key, None)
             if flight.stop:
                 self.state.unmark(flight.slot)
@@ -427,7 +414,7 @@ class Driver:
         node, slot = flight.node, flight.slot
         hash_ = self.state.input_hash(slot)
         context = StepContext(self, slot, node, task, last_turn=flight.last)
-        if node.policy.effect == "once" and not await self._committed(
+        if node.policy.effect == "once" and not await self.committed(
             [flight.fact(ev.Intent(hash_))]
         ):
             return  # the intent could not be recorded, so it must not begin
@@ -442,8 +429,8 @@ class Driver:
         )  # fmt: skip
         if mark.running:
             await thread_ended(mark)
-        if node.policy.timeout_s is not None and flight.scope is not None:
-            flight.scope.deadline = anyio.current_time() + node.policy.timeout_s
+        if node.policy.timeout_s is not None:
+            flight.start_clock(node.policy.timeout_s)
         flight.outcome = await attempt(job)
 
     # ---- what contexts ask
@@ -456,17 +443,12 @@ class Driver:
     def untimed(self, slot: Slot) -> Generator[None, None, None]:
         """Stop the clock of an attempt's timeout: a durable wait, unloaded or not, does not use it up."""
         flight = self._flights.get(slot.exec)
-        scope = flight.scope if flight is not None else None
-        if scope is None or scope.deadline == math.inf:
-            yield
-            return
-        left = scope.deadline - anyio.current_time()
-        scope.deadline = math.inf
+        left = flight.stop_clock() if flight is not None else math.inf
         try:
             yield
         finally:
-            if self._flights.get(slot.exec) is flight:  # else the scope is another attempt's
-                scope.deadline = anyio.current_time() + left
+            if flight is not None and self._flights.get(slot.exec) is flight:
+                flight.start_clock(left)  # else the scope is another attempt's
 
     async def wait_signal(self, wait: Wait) -> None:
         while wait.ended is None or wait.seq > self._durable:

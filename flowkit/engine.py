@@ -209,10 +209,9 @@ class Engine:
         try:
             async with hosting.taken(run_id):
                 await self.store.create(record)
-                facts = [Fact(begin), Fact(ev.Claimed(hosting.owner, FIRST_EPOCH))]
-                await hosting.launch(
-                    hosting.driver_for(run_id, workflow, State(), FIRST_EPOCH, facts)
-                )
+                driver = hosting.driver_for(run_id, workflow, State(), FIRST_EPOCH)
+                claimed = Fact(ev.Claimed(hosting.owner, FIRST_EPOCH))
+                await hosting.launch(driver, [Fact(begin), claimed])
             return RunHandle(self, run_id)
         except RunConflict:
             pass  # it exists

@@ -18,18 +18,15 @@ never stored, and nothing depends on them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
-from functools import cache, cached_property
-from typing import Any, Literal, TypeAlias, cast, get_args
-
-from pydantic_core import PydanticSerializationError
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeAlias
 
 import flowkit.errors as fault
 from flowkit.chat import Usage
 from flowkit.graph import Call, Graph, Step
 from flowkit.policy import Budget
-from flowkit.shapes import Shape
-from flowkit.values import Value, compact, parse
+from flowkit.values import Value
 
 Status = Literal["pending", "running", "waiting", "succeeded", "failed", "cancelled", "quarantined"]
 
@@ -249,7 +246,7 @@ class Event:
     @property
     def kind(self) -> str:
         """The stored name of the payload's class."""
-        return _kinds()[type(self.payload)].name
+        return kind_of(type(self.payload))
 
     def __post_init__(self) -> None:
         if self.seq < 0:
@@ -275,60 +272,14 @@ class StepView:
     detail: str = ""
 
 
-class _Kind:
-    """A kind of event: its stored name (`attempt_failed`), and how its payload becomes JSON."""
-
-    def __init__(self, payload: type[Any]) -> None:
-        self.name = re.sub(r"(?<!^)(?=[A-Z])", "_", payload.__name__).lower()
-        self.payload = payload
-        self.valued = any(each.name == "value" for each in fields(payload))
-
-    @cached_property
-    def shape(self) -> Shape:
-        return Shape(self.payload)
+def kind_of(payload: type[Any]) -> str:
+    """The stored name of a kind of event: `attempt_failed` for `AttemptFailed`."""
+    return _kind_of(payload.__name__)
 
 
 @cache
-def _kinds() -> dict[type[Any], _Kind]:
-    return {payload: _Kind(payload) for payload in get_args(Payload)}
-
-
-@cache
-def _by_name() -> dict[str, _Kind]:
-    return {kind.name: kind for kind in _kinds().values()}
-
-
-def encode(payload: Payload) -> tuple[str, str | None]:
-    """A payload as two JSON texts: its own fields, and the value that it carries, if inline."""
-    kind = _kinds()[type(payload)]
-    value: Value | None = getattr(payload, "value", None) if kind.valued else None
-    text = value.text if value is not None else None
-    without = ("value",) if text is not None else ()
-    try:
-        own = kind.shape.dump(payload, *without)
-    except PydanticSerializationError:  # half a character in some text, which JSON can escape
-        own = compact(kind.shape.plain(payload, *without))
-    return own, text
-
-
-def decode(kind: str, data: str, text: str | None) -> Payload:
-    """The payload of a stored event; raises `ValueError` for a kind or a shape that is not known."""
-    try:
-        known = _by_name()[kind]
-    except KeyError:
-        raise ValueError(f"unknown kind of event {kind!r}") from None
-    try:
-        found: Any = known.shape.load(data)
-    except ValueError:
-        if "\\ud" not in data:
-            raise
-        found = known.shape.check(parse(data))
-    if text is not None and not known.valued:
-        raise ValueError(f"an event of kind {kind!r} carries no value")
-    if text is not None:
-        # Nobody has seen the payload yet; `replace` would make it twice (4.9 instead of 4.0 µs).
-        object.__setattr__(found, "value", Value.of(text))
-    return cast(Payload, found)
+def _kind_of(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def status_after(event: Event) -> tuple[Status, float | None] | None:

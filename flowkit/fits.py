@@ -93,7 +93,9 @@ def _generic_fits(given: Any, wanted: Any) -> bool:
         return True
     if not issubclass(given_class, wanted_class):
         return False
-    if wanted_class in (abc.Sequence, abc.Iterable, abc.Collection) and given_class in (str, bytes):
+    if wanted_class in (abc.Sequence, abc.Iterable, abc.Collection) and issubclass(
+        given_class, str | bytes
+    ):
         return False
     return _arguments_fit(given, wanted, given_class)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import anyio
@@ -36,6 +37,19 @@ class Flight:
             if self.scope is not None:
                 self.scope.cancel()
 
+    def start_clock(self, left_s: float) -> None:
+        """Give it so much time; `math.inf` for no end."""
+        if self.scope is not None and left_s < math.inf:
+            self.scope.deadline = anyio.current_time() + left_s
+
+    def stop_clock(self) -> float:
+        """The time that was left."""
+        if self.scope is None or self.scope.deadline == math.inf:
+            return math.inf
+        left_s = self.scope.deadline - anyio.current_time()
+        self.scope.deadline = math.inf
+        return left_s
+
     def facts(self) -> list[Fact]:
         """How it went; nothing if it was stopped, unless an effect was under way."""
         told = self._told()
@@ -48,14 +62,13 @@ class Flight:
         if self.outcome is not None:
             return self.outcome
         if self.stop:
-            under_way = self.slot.intent and self.stop != "lost"
-            text = f"{self.stop} while the effect was under way"
-            return ev.OutcomeUnknown(text) if under_way else None
+            if not self.slot.intent or self.stop == "lost":
+                return None
+            return ev.OutcomeUnknown(f"{self.stop} while the effect was under way")
         if self.job is None:
             return None
         policy = self.node.policy
-        text = f"no outcome within {policy.timeout_s} s"
         if policy.effect == "once":
-            return ev.OutcomeUnknown(text)
+            return ev.OutcomeUnknown(f"no outcome within {policy.timeout_s} s")
         late = TimeoutError(f"no result within {policy.timeout_s} s")
         return failed(self.job, late, policy.timeout_s or 0.0)

@@ -1,4 +1,4 @@
-"""Plans become steps: a plan is checked before it is grafted, and read from a model's JSON.
+"""Plans become steps: a plan is checked before it is grafted.
 
 A plan that cannot be run raises a `PlanError` whose text is written for the planner that made it.
 """
@@ -10,16 +10,14 @@ from types import GenericAlias
 from typing import Any, cast
 
 from flowkit.dsl import failure_moves, item_type
-from flowkit.errors import BadArguments, PlanError, PlanTooLarge, Reject, UnknownTool
+from flowkit.errors import BadArguments, PlanError, PlanTooLarge, Reject
 from flowkit.fits import fits
 from flowkit.graph import INPUT, Source, Step, check_name
 from flowkit.node import AnyNode
 from flowkit.plan import Plan, Planned
+from flowkit.planning import find_tool
 from flowkit.slot import Slot, TurnState
-from flowkit.values import combine, compact, show_type
-
-STEP_REF = "$step"
-"""In a model's JSON, `{"$step": "id"}` names the result of another planned step."""
+from flowkit.values import combine, show_type
 
 
 def graft(planner: AnyNode, plan: Plan, slot: Slot) -> tuple[Step, ...]:
@@ -49,7 +47,7 @@ def graft(planner: AnyNode, plan: Plan, slot: Slot) -> tuple[Step, ...]:
 def _graft_one(
     planned: Planned[Any], tools: Mapping[str, AnyNode], by_id: Mapping[str, Planned[Any]]
 ) -> Step:
-    tool = _find(planned.tool, tools)
+    tool = find_tool(planned.tool, tools)
     first = tool.alternatives[0]
     if len(planned.inputs) != len(first.takes):
         raise BadArguments(
@@ -99,22 +97,8 @@ def _gives(
     """The type of what a planned step gives; a verifier passes on what it checks."""
     if planned.checks in by_id:
         return _gives(by_id[planned.checks], by_id, tools)
-    gives: Any = _find(planned.tool, tools).alternatives[0].gives
+    gives: Any = find_tool(planned.tool, tools).alternatives[0].gives
     return GenericAlias(list, (gives,)) if planned.each else gives
-
-
-def _find(name: str, tools: Mapping[str, AnyNode]) -> AnyNode:
-    if name not in tools:
-        import difflib  # half a millisecond that only a wrong plan pays
-
-        near = difflib.get_close_matches(name, tools, n=3, cutoff=0.4)
-        hint = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else f"tools: {', '.join(tools) or 'none'}."
-        )
-        raise UnknownTool(f"there is no tool {name!r}; {hint}")
-    return tools[name]
 
 
 def _check_order(steps: Sequence[Step]) -> None:
@@ -171,79 +155,6 @@ def _check_new(steps: Sequence[Step], slot: Slot) -> None:
             raise RepeatedPlan(
                 f"this plan has failed already in turn {turn.number} ({reasons}). Plan something else."
             )
-
-
-def plan_schema(tools: Sequence[AnyNode]) -> dict[str, Any]:
-    """The JSON schema of a plan of these tools."""
-    ref = _object({STEP_REF: {"type": "string"}})
-    variants: list[dict[str, Any]] = []
-    defs: dict[str, Any] = {}
-    for tool in tools:
-        arguments: dict[str, Any] = {}
-        for name, codec in tool.alternatives[0].codecs().items():
-            schema = codec.schema()
-            defs.update(schema.pop("$defs", {}))
-            arguments[name] = {"anyOf": [schema, ref]}
-        variants.append(
-            _object(
-                {
-                    "id": {"type": "string"},
-                    "tool": {"const": tool.name, "description": tool.description},
-                    "args": _object(arguments),
-                }
-            )
-        )
-    steps = {"type": "array", "items": {"anyOf": variants} if variants else {}}
-    schema = _object({"steps": steps})
-    schema["properties"]["again"] = {"type": "boolean"}
-    return {**schema, "$defs": defs} if defs else schema
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def plan_from(data: object, tools: Sequence[AnyNode]) -> Plan:
-    """A plan from a model's JSON; raises `PlanError` in words for the model."""
-    by_name = {tool.name: tool for tool in tools}
-    if not isinstance(data, dict):
-        raise PlanError('answer with a JSON object: {"steps": [{"id", "tool", "args"}]}.')
-    answer = cast("dict[str, object]", data)
-    steps = answer.get("steps")
-    if not isinstance(steps, list):
-        raise PlanError('"steps" must be a list of {"id", "tool", "args"}.')
-    planned = [_planned(item, by_name) for item in cast("list[object]", steps)]
-    return Plan(planned, again=answer.get("again") is True)
-
-
-def _planned(item: object, tools: Mapping[str, AnyNode]) -> Planned[Any]:
-    if not isinstance(item, dict):
-        raise PlanError(f'a step is {{"id", "tool", "args"}}, not {item!r}.')
-    step = cast("dict[str, object]", item)
-    tool = _find(str(step.get("tool")), tools)
-    label, args = str(step.get("id") or tool.name), step.get("args")
-    codecs = tool.alternatives[0].codecs()
-    if not isinstance(args, dict) or set(cast("dict[str, object]", args)) != set(codecs):
-        raise BadArguments(
-            f'step {label!r}: "args" of {tool.name} must have exactly: {", ".join(codecs)}.'
-        )
-    given = cast("dict[str, Any]", args)
-    sources: list[Source] = []
-    for name, codec in codecs.items():
-        value: object = given[name]
-        if isinstance(value, dict) and set(cast("dict[str, object]", value)) == {STEP_REF}:
-            sources.append(Source(str(cast("dict[str, object]", value)[STEP_REF])))
-            continue
-        try:
-            sources.append(Source(text=codec.dump(codec.load(compact(given[name]))).text))
-        except ValueError as error:
-            raise BadArguments(f"step {label!r}: {name} of {tool.name}: {error}") from error
-    return Planned(label, tool.name, tuple(sources))
 
 
 assert INPUT.startswith("$")  # no planned step can name the workflow's input

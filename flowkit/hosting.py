@@ -162,28 +162,23 @@ class Hosting:
         if begin is not None and not journal.events:
             first.append(Fact(begin))
         first.append(Fact(ev.Claimed(self.owner, epoch, cast(Any, after))))
-        first += facts
-        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch, first)
-        await self.launch(driver)
+        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch)
+        await self.launch(driver, [*first, *facts])
 
     def driver_for(
-        self,
-        run_id: str,
-        workflow: Workflow[Any, Any],
-        state: State,
-        epoch: int,
-        facts: Sequence[Fact] = (),
+        self, run_id: str, workflow: Workflow[Any, Any], state: State, epoch: int
     ) -> Driver:
         watched = self.watching.get(run_id) if not epoch else self.watch(run_id)
-        return Driver(self.kit, run_id, workflow, state, epoch, watched, facts)
+        return Driver(self.kit, run_id, workflow, state, epoch, watched)
 
     def watch(self, run_id: str) -> Watched:
         return self.watching.setdefault(run_id, Watched())
 
-    async def launch(self, driver: Driver) -> None:
+    async def launch(self, driver: Driver, facts: Sequence[Fact]) -> None:
         """Drive a run in the background; returns when its first facts are on disk."""
         self._parked.discard(driver.run_id)
         self.drivers[driver.run_id] = driver
+        driver.add(facts)
         self._need_tasks().start_soon(self._drive, driver)
         await driver.wait_begun()
 

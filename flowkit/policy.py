@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from flowkit.errors import DeclarationError
 
@@ -54,19 +53,6 @@ class Policy:
 
 ASK_AGAIN = Policy(retries=5, backoff_s=1.0, backoff_max_s=60.0)
 """How often a model that failed for a moment is asked again. `Retry-After` comes before the backoff."""
-
-
-def policy_of(options: Mapping[str, Any]) -> Policy:
-    """The policy of a decorator's options; `DeclarationError` for one that does not exist."""
-    from difflib import get_close_matches
-
-    known = [each.name for each in fields(Policy)]
-    for name in options:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"options: {', '.join(known)}."
-            raise DeclarationError(f"there is no option {name!r}; {hint}")
-    return Policy(**options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,9 @@ class Store(Protocol):
     Errors: `RunNotFound` for an unknown id, `RunConflict` from `create` for an id that exists,
     `LeaseLost` from `append` for an epoch that is not the run's, `JournalConflict` for another
     `expect` than the last seq, `StoreUnusable` when the storage itself fails.
+
+    What writes to a run is not interrupted: a caller that is cancelled meanwhile still gets the answer,
+    and so knows what was written. The engine counts on it and spares a shield around each append.
     """
 
     async def create(self, run: RunRecord) -> None: ...

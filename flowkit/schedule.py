@@ -1,23 +1,21 @@
 """What to do next: `decide` looks at a state and a time, and answers with commands.
 
 It is pure: it changes nothing, reads no clock and draws no chance. It is incremental: its cost grows
-with what is ready now, never with the length of the run. The driver appends the facts, folds them,
-asks again until there are none, and only after the commit starts what may start.
+with what is ready now, never with the length of the run. The driver folds the facts, asks again until
+there are none, appends them, and starts only what rests on events that are on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import flowkit.events as ev
 from flowkit.events import Error, Fact
 from flowkit.slot import Slot
 from flowkit.state import State
-
-IsOne: TypeAlias = Callable[[State, Slot], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +139,7 @@ def _starts(state: State, now: float) -> Commands:
 def _last_words(state: State, now: float, waiting: Sequence[Slot]) -> Commands:
     """Planned steps are refused, planners answer with what there is, declared steps go on."""
     error = Error("BudgetExceeded", _used(state, now))
-    over = _room(state, now) == 0 or _room_for(state, _is_tool_call) == 0
+    over = _room(state, now) == 0 or _no_more_calls(state)
     refused = [slot for slot in waiting if over and _is_tool_call(state, slot)]
     if refused:
         return Commands(facts=tuple(Fact(ev.StepFailed(error), slot.exec) for slot in refused))
@@ -155,7 +153,7 @@ def _is_last(state: State, slot: Slot) -> bool:
     share = state.nodes[slot.node].tokens_max
     if share and slot.planning.tokens >= share:
         return True
-    return state.budget.on_budget == "answer" and _room_for(state, _is_tool_call) == 0
+    return state.budget.on_budget == "answer" and _no_more_calls(state)
 
 
 def _awake(state: State) -> int:
@@ -178,9 +176,17 @@ def _commands(state: State, now: float, starts: Sequence[Start]) -> Commands:
 
 def _budget_left(state: State, now: float, waiting: Sequence[Slot]) -> int:
     """How many of those that wait may start, in their order."""
-    turns = _before(state, waiting, _is_turn, _room_for(state, _is_turn))
-    tool_calls = _before(state, waiting, _is_tool_call, _room_for(state, _is_tool_call))
-    return min(_room(state, now), turns, tool_calls)
+    left = _room(state, now)
+    for most, used, is_one in (
+        (state.budget.turns_max, state.turns_used, _is_turn),
+        (state.budget.tool_calls_max, state.tool_calls_used, _is_tool_call),
+    ):
+        if most is not None:
+            room = most - used - sum(is_one(state, slot) for slot in state.running.values())
+            needing = [index for index, slot in enumerate(waiting) if is_one(state, slot)]
+            if max(room, 0) < len(needing):
+                left = min(left, needing[max(room, 0)])
+    return left
 
 
 def _room(state: State, now: float) -> int:
@@ -196,29 +202,18 @@ def _room(state: State, now: float) -> int:
     return max(left, 0)
 
 
-def _room_for(state: State, is_one: IsOne) -> int | None:
-    """How many more planners' turns, or tool calls, may start; None for any number."""
-    most = state.budget.turns_max if is_one is _is_turn else state.budget.tool_calls_max
-    used = state.turns_used if is_one is _is_turn else state.tool_calls_used
-    if most is None:
-        return None
-    return max(most - used - sum(is_one(state, slot) for slot in state.running.values()), 0)
-
-
-def _before(state: State, waiting: Sequence[Slot], is_one: IsOne, room: int | None) -> int:
-    """How many of the first of those that wait there is room for, where only some need it."""
-    if room is None:
-        return len(waiting)
-    needing = [index for index, slot in enumerate(waiting) if is_one(state, slot)]
-    return needing[room] if room < len(needing) else len(waiting)
-
-
 def _is_turn(state: State, slot: Slot) -> bool:
     return state.nodes[slot.node].kind == "planner"
 
 
 def _is_tool_call(state: State, slot: Slot) -> bool:
     return not _is_turn(state, slot) and slot.planner() is not None
+
+
+def _no_more_calls(state: State) -> bool:
+    """Whether no planned step may begin any more."""
+    most = state.budget.tool_calls_max
+    return most is not None and state.tool_calls_used >= most
 
 
 def _sums(state: State, now: float) -> Iterator[tuple[float, float]]:

@@ -78,7 +78,7 @@ class Slot:
     __slots__ = (
         "alternative", "answered", "attempts", "calls", "digest", "duration_s", "error", "errors", "exec",
         "feedback", "hash", "intent", "key", "left", "members", "parent", "planning", "readers", "round",
-        "round_base", "status", "step", "tries", "turn", "unmet", "value", "verifiers", "waits",
+        "round_base", "since", "status", "step", "tries", "turn", "unmet", "value", "verifiers", "waits",
     )  # fmt: skip
 
     def __init__(self, step: Step, parent: Slot | None = None) -> None:
@@ -87,6 +87,8 @@ class Slot:
         self.parent = parent
         self.exec = step.key
         self.status = "pending"
+        self.since = 0
+        """Seq of the event that lets its next attempt start."""
         self.round = 1
         self.round_base = 0
         self.turn = 0
@@ -144,7 +146,10 @@ class Slot:
 
     def planner(self) -> Slot | None:
         """The nearest planner whose plan this step belongs to."""
-        return next((above for above in self.ancestors() if above.planning is not None), None)
+        above = self.parent
+        while above is not None and above.planning is None:
+            above = above.parent
+        return above
 
     def find_digest(self) -> str:
         """Digest of the slot's value; of lists and findings that of their parts."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import flowkit.events as ev
@@ -32,7 +31,6 @@ class State(Steps):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seq = 0
         self.at = 0.0
         self.graph = Graph((), "")
         self.workflow = ""
@@ -178,7 +176,7 @@ class State(Steps):
         if not self.suspended:  # attempts were in memory: who knows what they did beside waiting
             for slot in list(self.parked.values()):
                 self.unpark(slot)
-                self.ready[slot.exec] = slot
+                self.offer(slot)
         if p.after == "release":
             self.claims = max(self.claims - 1, 0)
         if p.after == "death" and self.claims >= CLAIMS_MAX and self.ended is None:
@@ -224,6 +222,7 @@ class State(Steps):
         match p.then:
             case "retry":
                 slot.status = "retrying"
+                slot.since = event.seq
                 insort(self.due, (p.retry_at or event.at, slot.exec))
             case "next":
                 slot.alternative += 1
@@ -362,7 +361,7 @@ class State(Steps):
             return
         self.unpark(slot)
         if slot.exec not in self.running and slot.status == "ready":
-            self.ready[slot.exec] = slot
+            self.offer(slot)
 
     def _outcome_unknown(self, event: Event, p: ev.OutcomeUnknown) -> None:
         self.owed = [fact for fact in self.owed if fact.key != event.key]
@@ -440,14 +439,18 @@ class State(Steps):
 
 def _grafted(step: Step, turn: str) -> Step:
     """A planned step under its full key; ids in a plan are relative to their turn."""
-    inputs = tuple(
+    inputs = [
         Source(f"{turn}/{source.step}", source.text, source.item) if source.step else source
         for source in step.inputs
-    )
-    return replace(
-        step,
-        key=f"{turn}/{step.key}",
-        inputs=inputs,
-        after=tuple(f"{turn}/{key}" for key in step.after),
-        checks=f"{turn}/{step.checks}" if step.checks else "",
+    ]
+    return Step(  # `replace` takes 3 µs longer, a tenth of what folding a turn takes
+        f"{turn}/{step.key}",
+        step.nodes,
+        tuple(inputs),
+        tuple([f"{turn}/{key}" for key in step.after]),
+        step.each,
+        f"{turn}/{step.checks}" if step.checks else "",
+        step.attempts,
+        step.reject_moves,
+        step.failure_moves,
     )

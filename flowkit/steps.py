@@ -19,6 +19,7 @@ class Steps:
     """The slots of a run, and the lists of those that somebody must look at."""
 
     def __init__(self) -> None:
+        self.seq = 0
         self.slots: dict[str, Slot] = {}
         self.by_exec: dict[str, Slot] = {}
         """Slots by what they execute: the key with its round or turn."""
@@ -64,6 +65,11 @@ class Steps:
         slot.status = "ready"
         slot.hash = ""
         self.by_exec[slot.exec] = slot
+        self.offer(slot)
+
+    def offer(self, slot: Slot) -> None:
+        """It may start, by what the present event says."""
+        slot.since = self.seq
         self.ready[slot.exec] = slot
 
     def expand(self, slot: Slot) -> None:

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal, TypeVar, TypeVarTuple, cast, overload
 from flowkit.chat import ChatMessage, ModelRequest
 from flowkit.dsl import Workflow
 from flowkit.errors import BadModelAnswer, ContextOverflow, DeclarationError, PlanError
-from flowkit.graft import plan_from
 from flowkit.graph import Call, Kind, check_name
 from flowkit.node import AnyNode, Context
 from flowkit.nodes.context import DEFAULT, ContextPolicy, Conversation
 from flowkit.nodes.mending import bare, read_json
 from flowkit.nodes.node import Node
+from flowkit.nodes.options import policy_of
 from flowkit.nodes.sampling import Sampled
 from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.talk import (
@@ -37,7 +37,8 @@ from flowkit.nodes.talk import (
 )  # fmt: skip
 from flowkit.nodes.toolcall import Read, corrected, correction, envelope_prompt, settled_message
 from flowkit.plan import Plan, Planned
-from flowkit.policy import Limits, policy_of
+from flowkit.planning import plan_from
+from flowkit.policy import Limits
 from flowkit.ports import Model, models_of
 from flowkit.values import parse
 

@@ -22,8 +22,9 @@ from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.nodes.node import Node
+from flowkit.nodes.options import policy_of
 from flowkit.plan import Findings, Plan
-from flowkit.policy import Limits, Policy, policy_of
+from flowkit.policy import Limits, Policy
 from flowkit.values import compact
 
 Ts = TypeVarTuple("Ts")

@@ -11,9 +11,9 @@ from flowkit.chat import ChatMessage, ModelRequest
 from flowkit.errors import DeclarationError, FlowkitError, Reject
 from flowkit.graph import check_name
 from flowkit.node import AnyNode, Context
+from flowkit.nodes.options import policy_of
 from flowkit.nodes.toolcall import Read, read_calls, tool_schemas
 from flowkit.nodes.verifier import Verifier
-from flowkit.policy import policy_of
 from flowkit.ports import Model, models_of
 from flowkit.values import compact
 

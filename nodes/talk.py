@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from flowkit.chat import ChatMessage
 from flowkit.errors import DeclarationError
-from flowkit.graft import plan_schema
 from flowkit.graph import Call
 from flowkit.node import AnyNode
 from flowkit.nodes.context import Conversation, Said
 from flowkit.nodes.toolcall import Read, is_whole, read_calls, settled_message, tool_schemas
 from flowkit.plan import Planned, Turn
+from flowkit.planning import plan_schema
 from flowkit.policy import Policy
 from flowkit.values import Codec, combine, compact, parse
 

@@ -10,7 +10,8 @@ from flowkit.errors import DeclarationError
 from flowkit.graph import check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.nodes.node import Node
-from flowkit.policy import Effect, Policy, policy_of
+from flowkit.nodes.options import policy_of
+from flowkit.policy import Effect, Policy
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")

@@ -10,7 +10,8 @@ from flowkit.dsl import After, Ref, place
 from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, check_name
 from flowkit.node import AnyNode, Context, signature
-from flowkit.policy import Policy, policy_of
+from flowkit.nodes.options import policy_of
+from flowkit.policy import Policy
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -45,6 +45,7 @@ class Ledger:
         """Work on this connection from now on."""
         self.forget()
         self.connection = connection
+        self._dbapi = sqlite.raw(connection)
 
     def forget(self) -> None:
         """Know nothing any more, and write nothing that waits."""
@@ -62,13 +63,13 @@ class Ledger:
             self._runs.clear()
             self._damaged.clear()
             self._version = version
-            self._last = next(sqlite.rows(self.connection, statements.LAST_RUN))[0] or 0
+            self._last = next(sqlite.rows(self._dbapi, statements.LAST_RUN))[0] or 0
         missing = list({run_id for run_id in run_ids if run_id and run_id not in self._runs})
         for start in range(0, len(missing), _ASKED_MAX):
             self._fetch(missing[start : start + _ASKED_MAX])
 
     def _fetch(self, run_ids: Sequence[str]) -> None:
-        found = sqlite.rows(self.connection, statements.runs(len(run_ids)), run_ids)
+        found = sqlite.rows(self._dbapi, statements.runs(len(run_ids)), run_ids)
         rows: dict[int, Run] = {}
         for stored in found:
             try:
@@ -78,7 +79,7 @@ class Ledger:
                 self._damaged[str(stored[1])] = error
         if not rows:
             return
-        waiting = sqlite.rows(self.connection, statements.waiting(len(rows)), list(rows))
+        waiting = sqlite.rows(self._dbapi, statements.waiting(len(rows)), list(rows))
         for row, *columns in waiting:
             try:
                 message = read_message(*columns)
@@ -169,7 +170,7 @@ class Ledger:
         """Write what waits: new runs, changed runs, events. Not yet a commit."""
         if self._created:
             rows = [tuple(_columns(run)) for run in self._created]
-            _write(self.connection, statements.INSERT_RUN, rows)
+            sqlite.write(self.connection, statements.INSERT_RUN, rows)
             for run in self._created:
                 self._changed.pop(run.row, None)
             self._created.clear()
@@ -178,16 +179,11 @@ class Ledger:
                 (run.status, run.due_at, run.owner, run.epoch, run.lease_until, run.row)
                 for run in self._changed.values()
             ]
-            _write(self.connection, statements.UPDATE_RUN, changes)
+            sqlite.write(self.connection, statements.UPDATE_RUN, changes)
             self._changed.clear()
         if self._events:
-            _write(self.connection, statements.INSERT_EVENT, self._events)
+            sqlite.write(self.connection, statements.INSERT_EVENT, self._events)
             self._events.clear()
-
-
-def _write(connection: Connection, text: str, rows: list[tuple[Any, ...]]) -> None:
-    """Past SQLAlchemy's look at the parameters: 55 instead of 84 µs for a row, 4 instead of 12 in many."""
-    connection.exec_driver_sql(text, rows[0] if len(rows) == 1 else rows)
 
 
 def _columns(run: Run) -> Iterable[object]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 from flowkit.errors import JournalConflict, LeaseLost, RunConflict, RunNotFound, ValueRefused
-from flowkit.events import FINAL, Event, Status, decode, encode, status_after
+from flowkit.events import FINAL, Event, Status, status_after
 from flowkit.owner import is_gone
 from flowkit.ports import Message, RunQuery, RunRecord
+from flowkit.store.encoding import decode, encode
 from flowkit.values import Value, compact, parse
 
 Row: TypeAlias = tuple[int, float, str, str, int, int, str, str | None]

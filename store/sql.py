@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,8 +12,7 @@ from typing import Any, Self, TypeVar, get_args
 
 import anyio
 from anyio import to_thread
-from sqlalchemy import ColumnElement, Connection, Engine, Select, or_, select
-from sqlalchemy import func as sql
+from sqlalchemy import QueuePool
 
 from flowkit.errors import JournalConflict, StoreUnusable
 from flowkit.events import Event
@@ -30,15 +30,12 @@ from flowkit.store.rules import (
     not_found,
     read_events,
 )
-from flowkit.store.schema import ARTIFACTS, EVENTS, INBOX, RUNS, names
 from flowkit.store.sqlite import Durability
 from flowkit.store.writer import Writer, closed
 
 T = TypeVar("T")
 
 _INT_MAX = 2**63 - 1
-_HEAD = select(sql.max(EVENTS.c.seq)).where(EVENTS.c.run == RUNS.c.id).scalar_subquery()
-_RUN_COLUMNS = [*(RUNS.c[name] for name in names(RUNS)), _HEAD]
 
 
 class SqlStore:
@@ -71,7 +68,7 @@ class SqlStore:
         self._opening = anyio.Lock()
         self._limiter: anyio.CapacityLimiter | None = None
         self._writer: Writer | None = None
-        self._readers: Engine | None = None
+        self._readers: QueuePool | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -118,7 +115,7 @@ class SqlStore:
             raise StoreUnusable(
                 f"{self.path}: cannot make the file: {error.strerror}. Choose another path."
             ) from error
-        self._readers = sqlite.read_engine(self.path)
+        self._readers = sqlite.readers(self.path)
         writer = Writer(engine, self.path, Ledger(self._now))
         writer.start(connection)
         return writer
@@ -203,8 +200,8 @@ class SqlStore:
         if self._closed or self._readers is None:
             raise closed(self.path)
         try:
-            with self._readers.connect() as connection, connection.begin():
-                return read(connection, *args)
+            with sqlite.reading(self._readers) as dbapi:
+                return read(dbapi, *args)
         except sqlite.FAILURES as error:
             raise sqlite.explain(error, self.path, "read") from error
 
@@ -226,17 +223,17 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _load(connection: Connection, run_id: str, after: int) -> Journal:
-    found = next(sqlite.rows(connection, statements.RUN, (run_id,)), None)
+def _load(dbapi: sqlite3.Connection, run_id: str, after: int) -> Journal:
+    found = next(sqlite.rows(dbapi, statements.RUN, (run_id,)), None)
     if found is None:
         raise not_found(run_id)
     run = Run.read(found)
-    rows = sqlite.rows(connection, statements.EVENTS_AFTER, (run.row, after))
+    rows = sqlite.rows(dbapi, statements.EVENTS_AFTER, (run.row, after))
     return Journal(run.record(), read_events(run_id, rows, after))
 
 
-def _artifact(connection: Connection, sha256: str) -> bytes:
-    found = connection.execute(select(ARTIFACTS.c.data).where(ARTIFACTS.c.sha256 == sha256)).first()
+def _artifact(dbapi: sqlite3.Connection, sha256: str) -> bytes:
+    found = next(sqlite.rows(dbapi, statements.ARTIFACT, (sha256,)), None)
     if found is None:
         raise _no_artifact(sha256)
     data = bytes(found[0])
@@ -245,48 +242,17 @@ def _artifact(connection: Connection, sha256: str) -> bytes:
     return data
 
 
-def _runs(connection: Connection, query: RunQuery) -> list[RunRecord]:
-    statement = select(*_RUN_COLUMNS).where(*_conditions(query))
-    if query.free_at is not None:
-        statement = _free(connection, statement, query.free_at)
-    statement = statement.order_by(RUNS.c.created_at.desc(), RUNS.c.id.desc())
+def _runs(dbapi: sqlite3.Connection, query: RunQuery) -> list[RunRecord]:
+    gone: list[str] = []
+    if query.free_at is not None:  # whose process is gone is asked once for each owner
+        owners = sqlite.rows(dbapi, statements.OWNERS, (*sorted(ACTIVE), query.free_at))
+        gone = [owner for (owner,) in owners if is_gone(owner)]
+    text, bound = statements.listing(query, gone)
     records: list[RunRecord] = []
     limit = min(max(query.limit, 0), _INT_MAX)
-    for stored in connection.execute(statement.limit(limit)):
+    for stored in sqlite.rows(dbapi, text, (*bound, limit)):
         try:
             records.append(Run.read(stored).record())
         except JournalConflict:
             continue  # one damaged row must not hide the others; loading it says what is wrong
     return records
-
-
-def _conditions(query: RunQuery) -> list[ColumnElement[bool]]:
-    """The filters that are given; the names are fixed and the values are always bound."""
-    found: list[ColumnElement[bool]] = []
-    if query.run_id is not None:
-        found.append(RUNS.c.run_id == query.run_id)
-    if query.prefix is not None:
-        # Not LIKE: it has wildcards, and takes a for A.
-        found.append(sql.substr(RUNS.c.run_id, 1, len(query.prefix)) == query.prefix)
-    if query.status is not None:
-        found.append(RUNS.c.status.in_(sorted(query.status)))
-    if query.workflow is not None:
-        found.append(RUNS.c.workflow == query.workflow)
-    if query.since is not None:
-        found.append(RUNS.c.created_at >= query.since)
-    if query.due_at is not None:
-        found += [RUNS.c.status == "waiting", RUNS.c.due_at <= query.due_at]
-    if query.messages:
-        waiting = select(INBOX.c.n).where(INBOX.c.run == RUNS.c.id, INBOX.c.consumed.is_(False))
-        found.append(waiting.exists())
-    return found
-
-
-def _free(connection: Connection, statement: Select[Any], at: float) -> Select[Any]:
-    """Only runs that nobody drives; whose process is gone is asked once for each owner."""
-    active = RUNS.c.status.in_(sorted(ACTIVE))
-    living = RUNS.c.lease_until >= at
-    owners = connection.execute(select(RUNS.c.owner).where(active, living).distinct()).scalars()
-    gone = [owner for owner in owners if owner and is_gone(owner)]
-    lapsed = or_(RUNS.c.owner.is_(None), RUNS.c.lease_until.is_(None), RUNS.c.lease_until < at)
-    return statement.where(active, or_(lapsed, RUNS.c.owner.in_(gone)))

@@ -7,9 +7,12 @@ it. The columns come from the tables; `?` marks a parameter, to be written as th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
-from flowkit.store.schema import EVENTS, INBOX, RUNS, names
+from flowkit.ports import RunQuery
+from flowkit.store.rules import ACTIVE
+from flowkit.store.schema import ARTIFACTS, EVENTS, INBOX, RUNS, names
 
 EVENT_NAMES = names(EVENTS, "id", "run")
 """What is stored of an event itself, in the order of `rules.Row`."""
@@ -27,9 +30,9 @@ def _marks(count: int) -> str:
 
 
 _HEAD = f"(SELECT max(seq) FROM {EVENTS.name} WHERE run = {RUNS.name}.id)"
-_RUN = f"SELECT {_listed(names(RUNS))}, {_HEAD} FROM {RUNS.name} WHERE run_id"
+_RUNS = f"SELECT {_listed(names(RUNS))}, {_HEAD} FROM {RUNS.name} WHERE"
 
-RUN = f"{_RUN} = ?"
+RUN = f"{_RUNS} run_id = ?"
 """A run's row and its head."""
 
 LAST_RUN = f"SELECT max(id) FROM {RUNS.name}"
@@ -37,6 +40,8 @@ LAST_RUN = f"SELECT max(id) FROM {RUNS.name}"
 EVENTS_AFTER = (
     f"SELECT {_listed(EVENT_NAMES)} FROM {EVENTS.name} WHERE run = ? AND seq > ? ORDER BY seq"
 )
+
+ARTIFACT = f"SELECT data FROM {ARTIFACTS.name} WHERE sha256 = ?"
 
 INSERT_RUN = f"INSERT INTO {RUNS.name} ({_listed(names(RUNS))}) VALUES ({_marks(len(names(RUNS)))})"
 
@@ -52,7 +57,7 @@ INSERT_EVENT = (
 
 def runs(count: int) -> str:
     """The rows and heads of so many runs."""
-    return f"{_RUN} IN ({_marks(count)})"
+    return f"{_RUNS} run_id IN ({_marks(count)})"
 
 
 def waiting(count: int) -> str:
@@ -61,3 +66,46 @@ def waiting(count: int) -> str:
         f"SELECT run, id, kind, name, value, how FROM {INBOX.name} "
         f"WHERE run IN ({_marks(count)}) AND NOT consumed ORDER BY n"
     )
+
+
+OWNERS = (
+    f"SELECT DISTINCT owner FROM {RUNS.name} "
+    f"WHERE status IN ({_marks(len(ACTIVE))}) AND lease_until >= ? AND owner IS NOT NULL"
+)
+"""Who holds a run that has not ended."""
+
+
+def listing(query: RunQuery, gone: Collection[str]) -> tuple[str, list[Any]]:
+    """The runs asked for, newest first, with what is bound; `gone` owners hold nothing."""
+    texts: list[str] = []
+    bound: list[Any] = []
+
+    def add(text: str, *values: Any) -> None:
+        texts.append(text)
+        bound.extend(values)
+
+    if query.run_id is not None:
+        add("run_id = ?", query.run_id)
+    if query.prefix is not None:
+        # Not LIKE: it has wildcards, and takes a for A.
+        add("substr(run_id, 1, ?) = ?", len(query.prefix), query.prefix)
+    if query.status is not None:
+        add(_among("status", query.status), *sorted(query.status))
+    if query.workflow is not None:
+        add("workflow = ?", query.workflow)
+    if query.since is not None:
+        add("created_at >= ?", query.since)
+    if query.due_at is not None:
+        add("status = 'waiting' AND due_at <= ?", query.due_at)
+    if query.messages:
+        add(f"EXISTS (SELECT 1 FROM {INBOX.name} WHERE run = {RUNS.name}.id AND NOT consumed)")
+    if query.free_at is not None:
+        add(_among("status", ACTIVE), *sorted(ACTIVE))
+        lapsed = "owner IS NULL OR lease_until IS NULL OR lease_until < ?"
+        add(f"({lapsed} OR {_among('owner', gone)})", query.free_at, *gone)
+    where = " AND ".join(texts) or "1 = 1"
+    return f"{_RUNS} {where} ORDER BY created_at DESC, id DESC LIMIT ?", bound
+
+
+def _among(column: str, values: Collection[str]) -> str:
+    return f"{column} IN ({_marks(len(values))})" if values else "1 = 0"

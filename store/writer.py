@@ -19,7 +19,6 @@ from typing import Any, TypeAlias, TypeVar, cast
 import anyio
 from anyio.lowlevel import current_token
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError
 
 from flowkit.errors import FlowkitError, JournalConflict, StoreError, StoreUnusable, ValueRefused
 from flowkit.shield import wait_shielded
@@ -280,8 +279,9 @@ def closed(path: Path) -> StoreUnusable:
 
 
 def _refused(error: BaseException) -> StoreError | ValueRefused:
-    if isinstance(error, IntegrityError):
-        return JournalConflict(f"the database refused the rows: {error.orig}. Nothing was written.")
+    if isinstance(error, sqlite.CONFLICT):
+        found = sqlite.origin(error)
+        return JournalConflict(f"the database refused the rows: {found}. Nothing was written.")
     return ValueRefused(f"a value cannot be stored: {error}. Nothing was written.")
 
 

@@ -13,7 +13,10 @@ from types import MappingProxyType
 __all__ = ["shipped"]
 
 _SHIPPED = MappingProxyType(
-    {"stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis"},
+    {
+        "deep_research": "flowkit.workflows.deep_research:deep_research",
+        "stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis",
+    },
 )
 
 

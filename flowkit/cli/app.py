@@ -46,6 +46,9 @@ DbOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, with stable keys.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+ReasoningOption = Annotated[
+    bool, typer.Option("--reasoning", help="Show models' reasoning whole, not its first words.")
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -91,6 +94,7 @@ def run(  # noqa: PLR0913  (a command's options)
         float | None, typer.Option("--deadline-s", help="Fail the run after so many seconds.")
     ] = None,
     out: OutOption = None,
+    reasoning: ReasoningOption = False,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -108,7 +112,7 @@ def run(  # noqa: PLR0913  (a command's options)
     loaded = load_target(target)
     value = read_input(loaded, given or [], example=example)
     out = out or (Path("flowkit-out") if example else None)
-    options = _options(db, out, json, quiet)
+    options = _options(db, out, json, quiet, reasoning)
     return driving.drive(loaded, options, driving.starting(loaded, value, run_id, deadline_s))
 
 
@@ -129,6 +133,7 @@ def resume(  # noqa: PLR0913  (a command's options)
     repeat: Annotated[bool, typer.Option("--repeat", help="Do the step again.")] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Let the step have failed.")] = False,
     out: OutOption = None,
+    reasoning: ReasoningOption = False,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -147,7 +152,7 @@ def resume(  # noqa: PLR0913  (a command's options)
     record = on_store(options.database, lambda store: find_run(store, ref))
     loaded = target_of_run(record.workflow, target)
     decision = find_decision(options.database, record, loaded, how, step, assume_done)
-    options = _options(db, out, json, quiet)
+    options = _options(db, out, json, quiet, reasoning)
     return driving.drive(loaded, options, driving.resuming(record.run_id, decision))
 
 
@@ -157,6 +162,7 @@ def retry(
     ref: RunArg,
     target: MaybeTarget = None,
     out: OutOption = None,
+    reasoning: ReasoningOption = False,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -171,7 +177,7 @@ def retry(
     record = on_store(options.database, lambda store: find_run(store, ref))
     refuse_driven(record)
     loaded = target_of_run(record.workflow, target)
-    options = _options(db, out, json, quiet)
+    options = _options(db, out, json, quiet, reasoning)
     return driving.drive(loaded, options, driving.retrying(record.run_id))
 
 
@@ -254,26 +260,35 @@ def show(
     ref: RunArg,
     step: Annotated[str | None, typer.Option("--step", metavar="KEY", help="One step.")] = None,
     events: Annotated[bool, typer.Option("--events", help="The journal as well.")] = False,
+    reasoning: ReasoningOption = False,
     db: DbOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Show how a run stands, why it waits or failed, and what to do next."""
+    """Show how a run stands, why it waits or failed, what its models used, and what to do next.
+
+    With --step: one step or one turn, and the conversation with its model.
+    """
     from flowkit.cli.config import find_database
     from flowkit.cli.looking import show_run
 
-    return show_run(find_database(db), ref, step=step, events=events, json=json)
+    database = find_database(db)
+    return show_run(database, ref, step=step, events=events, json=json, reasoning=reasoning)
 
 
 @app.command()
 @command
 def watch(
-    ref: RunArg, db: DbOption = None, json: JsonOption = False, quiet: QuietOption = False
+    ref: RunArg,
+    reasoning: ReasoningOption = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Follow a run live, whoever drives it, to its end; the exit code is the run's."""
     from flowkit.cli.config import find_database
     from flowkit.cli.looking import watch_run
 
-    return watch_run(find_database(db), ref, json=json, quiet=quiet)
+    return watch_run(find_database(db), ref, json=json, quiet=quiet, reasoning=reasoning)
 
 
 @app.command()
@@ -343,10 +358,12 @@ def demo(
     return demonstrate(out, quiet=quiet)
 
 
-def _options(db: str | None, out: Path | None, json: bool, quiet: bool) -> Any:
+def _options(
+    db: str | None, out: Path | None, json: bool, quiet: bool, reasoning: bool = False
+) -> Any:
     from flowkit.cli.config import find_database
     from flowkit.cli.driving import Options
     from flowkit.cli.results import Folder
 
     folder = Folder.made(out) if out is not None else None
-    return Options(find_database(db), folder, json=json, quiet=quiet)
+    return Options(find_database(db), folder, json=json, quiet=quiet, reasoning=reasoning)

@@ -165,7 +165,7 @@ async def _is_held(stage: Stage, store: SqlStore, view: View, show: Show) -> boo
         return False
     for event in journal.events:
         view.feed(event)
-        show.event(event, view)
+        show.event(event, view, None)
     ready = set(view.state.ready)
     held = any(effect.step == HELD for effect in stage.ledger.read())
     retrying = any(slot.status == "retrying" for slot in view.state.slots.values())

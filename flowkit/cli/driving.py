@@ -45,6 +45,7 @@ class Options:
     out: Folder | None = None
     json: bool = False
     quiet: bool = False
+    reasoning: bool = False
     places: bool = False
     """Also say where the files lie that were written."""
 
@@ -87,7 +88,7 @@ def note_model(target: Target, model: Model, show: Show) -> None:
 
 def drive(target: Target, options: Options, begin: Begin) -> int:
     """Drive a run until it ends, waits, or somebody stops us; tell how it went; the exit code."""
-    show = show_for(quiet=options.quiet)
+    show = show_for(quiet=options.quiet, reasoning=options.reasoning)
     model = model_for(target)
     options.database.path  # noqa: B018  (refused here, where a bad one is one line)
     prepare_folder(options.database)
@@ -134,7 +135,7 @@ async def drive_on(
                     show.note(f"run {run_id} of {record.workflow}")
                     elsewhere = engine.watched(run_id) is None
                     follower = Follower(
-                        View(run_id, record.workflow), show, elsewhere=elsewhere, since=since
+                        View(run_id, record.workflow), show, store, elsewhere=elsewhere, since=since
                     )
                     ended = await follower.follow(engine.handle(run_id).events(live=True), record)
                     inner.cancel_scope.cancel()

@@ -6,15 +6,19 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
 import anyio
 
 import flowkit.events as ev
-from flowkit.cli.text import clean, span
+from flowkit.asking import read_answer
+from flowkit.chat import ModelAnswer
+from flowkit.cli.text import clean, clean_lines, span
+from flowkit.errors import FlowkitError
 from flowkit.events import Event
-from flowkit.ports import RunRecord
+from flowkit.ports import Artifacts, RunRecord
 from flowkit.state import State
+from flowkit.view.talk import Speech, agent_of, headline, place
 
 SOON_S = 5.0
 """A due time nearer than this is waited for; a later one is somebody else's business."""
@@ -32,6 +36,8 @@ class View:
     workflow: str
     state: State = field(default_factory=State)
     progress: dict[str, str] = field(default_factory=dict[str, str])
+    speech: dict[str, Speech] = field(default_factory=dict[str, Speech])
+    """What models are just saying, by what is running: a step, a round, or a planner's turn."""
     began: dict[str, float] = field(default_factory=dict[str, float])
     driven: bool = True
     replayed: int = 0
@@ -43,6 +49,7 @@ class View:
             self.state.apply(event)
             if event.key not in self.state.running:
                 self.progress.pop(event.key, None)
+            self.speech.pop(event.key, None)
             return
         slot = self.state.by_exec.get(event.key)
         if isinstance(payload, ev.Started):
@@ -53,18 +60,18 @@ class View:
             self._tell(event.key, payload.data)
 
     def _tell(self, key: str, data: Any) -> None:
-        if isinstance(data, dict) and set(cast("dict[str, Any]", data)) == {"delta"}:
-            text = self.progress.get(key, "") + str(cast("dict[str, Any]", data)["delta"])
+        speech = self.speech.get(key) or Speech()
+        if speech.add(data):
+            self.speech[key] = speech
         else:
-            text = str(cast("object", data))
-        self.progress[key] = text[-400:]
+            self.progress[key] = str(data)[-400:]
 
 
 class Show(Protocol):
-    """How a run is shown while it goes."""
+    """How a run is shown while it goes. `answer`: what a model said, for the event that it did."""
 
     def start(self, view: View) -> None: ...
-    def event(self, event: Event, view: View) -> None: ...
+    def event(self, event: Event, view: View, answer: ModelAnswer | None) -> None: ...
     def tick(self) -> None: ...
     def note(self, text: str) -> None: ...
     def stop(self) -> None: ...
@@ -76,7 +83,7 @@ class Silent:
     def start(self, view: View) -> None:
         pass
 
-    def event(self, event: Event, view: View) -> None:
+    def event(self, event: Event, view: View, answer: ModelAnswer | None) -> None:
         pass
 
     def tick(self) -> None:
@@ -90,19 +97,38 @@ class Silent:
 
 
 class Lines(Silent):
-    """A line for each thing that happens, for logs and pipes."""
+    """A line for each thing that happens, for logs and pipes. `reasoning`: below an answer, its own."""
 
-    def event(self, event: Event, view: View) -> None:
-        line = describe(event, view.state)
-        if line:
-            stamp = time.strftime("%H:%M:%S", time.localtime(event.at))
-            print(f"{stamp} {clean(line, 300)}", file=sys.stderr, flush=True)
+    def __init__(self, *, reasoning: bool = False) -> None:
+        self._reasoning = reasoning
+
+    def event(self, event: Event, view: View, answer: ModelAnswer | None) -> None:
+        for line in told(event, view.state, answer, reasoning=self._reasoning):
+            print(line, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         print(clean(text), file=sys.stderr, flush=True)
 
 
-def describe(event: Event, state: State) -> str:
+LINE_MAX = 320
+
+
+def told(
+    event: Event, state: State, answer: ModelAnswer | None = None, *, reasoning: bool = False
+) -> list[str]:
+    """An event as lines for a terminal, with its time; reasoning in one line unless it is asked for."""
+    line = describe(event, state, answer)
+    if not line:
+        return []
+    stamp = time.strftime("%H:%M:%S", time.localtime(event.at))
+    lines = [f"{stamp} {clean(line, LINE_MAX)}"]
+    if reasoning and answer is not None and answer.message.reasoning:
+        thought = clean_lines(answer.message.reasoning.strip())
+        lines += [f"         | {each}" for each in thought]
+    return lines
+
+
+def describe(event: Event, state: State, answer: ModelAnswer | None = None) -> str:
     """An event as a line for people; empty for what is no news."""
     payload, slot = event.payload, state.by_exec.get(event.key)
     node = slot.step.nodes[event.alternative] if slot is not None else ""
@@ -116,6 +142,9 @@ def describe(event: Event, state: State) -> str:
             return f"{key} planned {len(steps)} steps in {span(took)}"
         case ev.Rejected(feedback=feedback):
             return f"{key} rejected: {feedback}"
+        case ev.ModelAnswered():
+            who = place(event.key, agent_of(event, state))
+            return f"{who} {headline(payload, answer, event.at)}"
         case ev.AttemptFailed(error=error, then=then):
             follows = {"retry": ", trying again", "next": ", trying the next alternative"}
             return f"{key} attempt {event.attempt} failed: {error}{follows.get(then, '')}"
@@ -147,16 +176,30 @@ def _describe_run(event: Event, key: str) -> str:
             return ""
 
 
+async def answer_in(event: Event, artifacts: Artifacts) -> ModelAnswer | None:
+    """What a model said, if the event is an answer of one and can be read."""
+    payload = event.payload
+    if not isinstance(payload, ev.ModelAnswered) or payload.value is None:
+        return None
+    try:
+        text = payload.value.text
+        return read_answer(text or (await artifacts.get(payload.value.digest)).decode())
+    except (ValueError, FlowkitError):  # a damaged journal is looked at, too
+        return None
+
+
 @dataclass
 class Follower:
     """Reads a run's events to its end, or to where it waits for somebody.
 
     `since`: events before this time (Unix) are history: folded, not shown, and not stopped at; unless
-    the run is driven `elsewhere` and waits already.
+    the run is driven `elsewhere` and waits already. `artifacts` has the answers that are too large for
+    an event.
     """
 
     view: View
     show: Show
+    artifacts: Artifacts
     leaves_waiting: bool = True
     elsewhere: bool = False
     since: float = 0.0
@@ -181,7 +224,7 @@ class Follower:
             self.view.feed(event)
             fresh = not event.seq or event.at >= self.since
             if fresh:
-                self.show.event(event, self.view)
+                self.show.event(event, self.view, await answer_in(event, self.artifacts))
             else:
                 self.view.replayed += 1
             if event.key or not self.leaves_waiting or not isinstance(event.payload, ev.Waiting):

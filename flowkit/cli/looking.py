@@ -13,18 +13,20 @@ from flowkit.cli import exits
 from flowkit.cli.config import Database, has_runs, need_runs
 from flowkit.cli.driving import advice
 from flowkit.cli.exits import NOT_FOUND, Problem, code_of, complain, say
-from flowkit.cli.follow import Follower, View, describe
+from flowkit.cli.follow import Follower, View, answer_in, describe
 from flowkit.cli.results import failure, raw_input, raw_slot, raw_value, run_data
 from flowkit.cli.table import Column, print_table
+from flowkit.cli.talking import Talk, conversation_data, print_conversation, print_usage
 from flowkit.cli.text import clean, local, parse_since, rfc3339, span, to_json
 from flowkit.cli.tree import show_for
 from flowkit.engine import Engine
-from flowkit.events import FINAL, Event, StepView, encode
+from flowkit.events import FINAL, Event, StepView
 from flowkit.hosting import fold
 from flowkit.owner import is_gone
 from flowkit.ports import Journal, RunQuery, RunRecord
 from flowkit.state import State
 from flowkit.store import SqlStore
+from flowkit.store.encoding import encode
 
 T = TypeVar("T")
 
@@ -129,17 +131,22 @@ async def load_run(store: SqlStore, ref: str) -> tuple[Journal, State]:
     return journal, fold(journal)
 
 
-def show_run(database: Database, ref: str, *, step: str | None, events: bool, json: bool) -> int:
+def show_run(
+    database: Database, ref: str, *, step: str | None, events: bool, json: bool, reasoning: bool
+) -> int:
     """Print a run, one of its steps, or its events."""
 
     async def work(store: SqlStore) -> int:
         journal, state = await load_run(store, ref)
+        talk = await Talk.read(journal, state, store)
         if step is not None:
             data = await step_data(store, journal, state, step)
+            said = talk.of(step, state)
             if json:
-                print(to_json(data))
+                print(to_json({**data, "conversation": conversation_data(said, state)}))
             else:
                 print_step(data)
+                print_conversation(said, state, reasoning=reasoning)
         elif json:
             whole = await run_data(journal.record, state, store)
             whole |= {
@@ -147,14 +154,15 @@ def show_run(database: Database, ref: str, *, step: str | None, events: bool, js
                 "input": await raw_input(state, store),
                 "attempts": sum(view.attempts for view in state.views()),
                 "steps": [view_data(view) for view in state.views()],
+                **talk.data(),
             }
             if events:
                 whole["events"] = [await event_data(store, event) for event in journal.events]
             print(to_json(whole))
         else:
-            print_run(journal.record, state, database)
+            print_run(journal.record, state, database, talk)
             if events:
-                print_events(journal.events)
+                await print_events(journal.events, store)
         return 0
 
     return on_store(database, work)
@@ -217,8 +225,8 @@ async def event_data(store: SqlStore, event: Event) -> dict[str, Any]:
     }
 
 
-def print_run(record: RunRecord, state: State, database: Database) -> None:
-    """Header, final error, steps, and what to do next."""
+def print_run(record: RunRecord, state: State, database: Database, talk: Talk) -> None:
+    """Header, final error, steps, what models used, and what to do next."""
     views = state.views()
     done = sum(view.status == "done" for view in views)
     tries = sum(view.attempts for view in views)
@@ -240,6 +248,7 @@ def print_run(record: RunRecord, state: State, database: Database) -> None:
         print(f"{name + ':':<12}{clean(text, 2000)}")
     print()
     print_steps(views)
+    print_usage(talk)
     hints = (
         [] if is_driven(record) and record.status != "waiting" else advice(record, state, database)
     )
@@ -287,7 +296,7 @@ def print_step(data: dict[str, Any]) -> None:
     print(to_json(data["value"], indent=2))
 
 
-def print_events(events: Sequence[Event]) -> None:
+async def print_events(events: Sequence[Event], store: SqlStore) -> None:
     columns = [
         Column("SEQ", right=True), Column("AT"), Column("KIND"), Column("STEP"), Column("WHAT", wide=True)
     ]  # fmt: skip
@@ -295,7 +304,7 @@ def print_events(events: Sequence[Event]) -> None:
     rows: list[list[str]] = []
     for event in events:
         state.apply(event)
-        what = describe(event, state)
+        what = describe(event, state, await answer_in(event, store))
         rows.append([str(event.seq), local(event.at), event.kind, event.key or "-", what])
     print()
     print_table(columns, rows)
@@ -304,7 +313,9 @@ def print_events(events: Sequence[Event]) -> None:
 # ---- watch, signal, cancel
 
 
-def watch_run(database: Database, ref: str, *, json: bool, quiet: bool) -> int:
+def watch_run(
+    database: Database, ref: str, *, json: bool, quiet: bool, reasoning: bool = False
+) -> int:
     """Follow a run to its end, whoever drives it; the exit code is the run's."""
 
     async def work(store: SqlStore) -> int:
@@ -316,12 +327,12 @@ def watch_run(database: Database, ref: str, *, json: bool, quiet: bool) -> int:
         else:
             driven = is_driven(record)
             view = View(record.run_id, record.workflow, driven=driven)
-            show = show_for(quiet=quiet)
+            show = show_for(quiet=quiet, reasoning=reasoning)
             if record.status not in FINAL and not driven:
                 show.note(f"run {record.run_id} is in no process's hands now.")
                 for line in advice(record, State(), database, "")[-1:]:
                     show.note(line)
-            await Follower(view, show, leaves_waiting=False).follow(
+            await Follower(view, show, store, leaves_waiting=False).follow(
                 engine.handle(record.run_id).events(), record
             )
         _, state = await engine.state(record.run_id)

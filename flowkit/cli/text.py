@@ -30,6 +30,11 @@ def clean(text: object, width: int | None = None) -> str:
     return plain
 
 
+def clean_lines(text: str) -> list[str]:
+    """A text of several lines, each as any terminal can take it."""
+    return [clean(line) for line in re.split(r"\r\n|[\n\v\f\r\x85\u2028\u2029]", text)]
+
+
 def to_json(data: Any, *, indent: int | None = None) -> str:
     """JSON whose text no terminal obeys; it reads back the same."""
     text = json.dumps(data, ensure_ascii=False, indent=indent)

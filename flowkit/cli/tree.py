@@ -10,9 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from flowkit.cli.follow import Lines, Show, Silent, View
+from flowkit.chat import ModelAnswer
+from flowkit.cli.follow import Lines, Show, Silent, View, told
 from flowkit.cli.text import clean, span
-from flowkit.events import Event, StepView
+from flowkit.events import Event, ModelAnswered, StepView
+from flowkit.slot import Slot
 
 _MARKS = {
     "done": ("✓", "green"),
@@ -30,6 +32,8 @@ _MARKS = {
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _QUIET = frozenset({"pending", "dropped"})
 _OVER = frozenset({"done", "pending", "dropped"})
+_UNFOLDED = 4
+"""Lines of a model's reasoning that are shown below its step while it streams."""
 
 
 def is_live() -> bool:
@@ -47,11 +51,11 @@ def is_coloured(stream_is_terminal: bool) -> bool:
     return stream_is_terminal and os.environ.get("CLICOLOR") != "0"
 
 
-def show_for(*, quiet: bool) -> Show:
+def show_for(*, quiet: bool, reasoning: bool = False) -> Show:
     """The tree on a terminal, lines elsewhere, nothing if nothing is wanted."""
     if quiet:
         return Silent()
-    return Tree() if is_live() else Lines()
+    return Tree(reasoning=reasoning) if is_live() else Lines(reasoning=reasoning)
 
 
 def error_console() -> Console:
@@ -61,9 +65,13 @@ def error_console() -> Console:
 
 
 class Tree:
-    """A live tree, drawn anew at each tick. What a run says is text here, never markup."""
+    """A live tree, drawn anew at each tick; what models answered stands above it, a line for each.
 
-    def __init__(self) -> None:
+    What a run says is text here, never markup.
+    """
+
+    def __init__(self, *, reasoning: bool = False) -> None:
+        self._reasoning = reasoning
         self._console = error_console()
         self._live: Live | None = None
         self._view: View | None = None
@@ -77,8 +85,10 @@ class Tree:
         )
         self._live.start()
 
-    def event(self, event: Event, view: View) -> None:
-        pass
+    def event(self, event: Event, view: View, answer: ModelAnswer | None) -> None:
+        if isinstance(event.payload, ModelAnswered):
+            for line in told(event, view.state, answer, reasoning=self._reasoning):
+                self._console.print(Text(line))
 
     def tick(self) -> None:
         began = time.monotonic()
@@ -91,7 +101,7 @@ class Tree:
         if self._live is not None and self._view is not None:
             height = max(self._console.height - 2, 5)
             took = time.monotonic() - self._since
-            drawn = render(self._view, took, height, self._console.width)
+            drawn = render(self._view, took, height, self._console.width, reasoning=self._reasoning)
             self._live.update(drawn, refresh=True)
 
     def note(self, text: str) -> None:
@@ -104,7 +114,9 @@ class Tree:
             self._live = None
 
 
-def render(view: View, took: float, height: int, width: int) -> RenderableType:
+def render(
+    view: View, took: float, height: int, width: int, *, reasoning: bool = False
+) -> RenderableType:
     """The tree of a run in at most `height` lines: what is over gives way to what goes on."""
     steps = view.state.views()
     done = sum(step.status == "done" for step in steps)
@@ -116,7 +128,27 @@ def render(view: View, took: float, height: int, width: int) -> RenderableType:
     if len(shown) < len(steps):
         lines.append(Text(f"  … {len(steps) - len(shown)} more steps", "bright_black"))
     keys = {step.key.partition("@")[0] for step in steps}
-    return Group(*lines, *(_line(step, view, keys, width) for step in shown))
+    room = height - len(lines) - len(shown)
+    for step in shown:
+        lines.append(_line(step, view, keys, width))
+        thought = _thought(step, view, width) if reasoning else []
+        lines += thought[: max(room, 0)]
+        room -= len(thought)
+    return Group(*lines)
+
+
+def _slot(step: StepView, view: View) -> Slot | None:
+    return view.state.by_exec.get(step.key) or view.state.slots.get(step.key)
+
+
+def _thought(step: StepView, view: View, width: int) -> list[Text]:
+    """The last lines of what a step's model is just thinking."""
+    slot = _slot(step, view)
+    speech = view.speech.get(slot.exec) if slot is not None else None
+    room = max(width - 6, 20)
+    thought = clean(speech.thinking)[-_UNFOLDED * room :] if speech is not None else ""
+    pieces = range(0, len(thought), room)
+    return [Text(f"    | {thought[at : at + room]}", "bright_black") for at in pieces]
 
 
 def _status(view: View) -> str:
@@ -159,10 +191,14 @@ def _line(step: StepView, view: View, keys: set[str], width: int) -> Text:
 def _rest(step: StepView, status: str, view: View) -> str:
     """What is to be said of a step beyond its name: time, tries, waits, the last error, progress."""
     words: list[str] = []
+    slot = _slot(step, view)
+    going = slot.exec if slot is not None else step.key  # a planner's turn, or a round
+    if slot is not None and slot.planning is not None and slot.planning.tokens:
+        words.append(f"turn {slot.turn}, {slot.planning.tokens:,} tokens")
     if step.duration_s >= 0.0005 and status != "running":
         words.append(span(step.duration_s))
-    elif status == "running" and step.key in view.began:
-        words.append(span(time.monotonic() - view.began[step.key]))
+    elif status == "running" and going in view.began:
+        words.append(span(time.monotonic() - view.began[going]))
     if step.attempts > 1 or (step.attempts and status in ("running", "retrying")):
         words.append(
             f"{step.attempts} tries before" if status == "running" else f"{step.attempts} tries"
@@ -173,6 +209,8 @@ def _rest(step: StepView, status: str, view: View) -> str:
         words.append(clean(step.errors[-1], 160))
     if step.feedback and status != "done":
         words.append(clean(step.feedback[-1], 160))
-    if view.progress.get(step.key):
-        words.append(clean(view.progress[step.key])[-100:])
+    if going in view.speech:
+        words.append(clean(view.speech[going].line()))
+    elif view.progress.get(going):
+        words.append(clean(view.progress[going])[-100:])
     return "  " + " · ".join(words) if words else ""

@@ -20,13 +20,10 @@ from flowkit.chat import ChatMessage, Delta, ToolCall
 RECOVERED_FROM: Final = "_recovered_from"
 """In `ChatMessage.extra`: where leaked tool calls were found, `content` or `reasoning`."""
 
-_SECTION: Final = re.compile(
-    r"\s*<\|tool_calls?_section_begin\|>.*?(?:<\|tool_calls?_section_end\|>\s*|\Z)", re.DOTALL
-)
 _CALL: Final = re.compile(
-    r"<\|tool_call_begin\|>\s*(?P<id>[^<]*?)\s*<\|tool_(?:call_)?arguments?_begin\|>"
+    r"<\|tool_call_begin\|>(?P<id>[^<]*)<\|tool_(?:call_)?arguments?_begin\|>"
     r"(?P<arguments>.*?)"
-    r"(?P<end><\|tool_call_end\|>|(?=<\|tool_call_begin\|>|<\|tool_calls?_section_end\|>)|\Z)",
+    r"(?:<\|tool_call_end\|>|(?=<\|tool_call_begin\|>|<\|tool_calls?_section_end\|>)|\Z)",
     re.DOTALL,
 )
 _OPEN: Final = "<think>"
@@ -45,8 +42,7 @@ def recovered(message: ChatMessage, names: Collection[str]) -> ChatMessage:
             continue
         calls = tuple(_calls(text, names))
         if calls:
-            rest = _CALL.sub("", _SECTION.sub("", text))
-            rest = _MARKER.sub("", rest)
+            rest = _MARKER.sub("", _CALL.sub("", text))
             extra = {**message.extra, RECOVERED_FROM: place}
             if place == "content":
                 return replace(message, content=rest.strip() or None, tool_calls=calls, extra=extra)
@@ -58,7 +54,7 @@ def _calls(text: str, names: Collection[str]) -> Iterator[ToolCall]:
     """The whole calls: of known tools, with a JSON object for arguments."""
     taken: set[str] = set()
     for place, found in enumerate(_CALL.finditer(text)):
-        name, index = _named(found["id"], names)
+        name, index = _named(found["id"].strip(), names)
         arguments = found["arguments"].strip()
         if name not in names or not _is_object(arguments):
             continue

@@ -12,18 +12,20 @@ import anyio.lowlevel
 from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest, OnDelta
 from flowkit.errors import BadModelRequest, NoModel
 
-Rule = Callable[[ModelRequest], str]
-"""Computes an answer (JSON text) from a request; the same answer for the same request."""
+Rule = Callable[[ModelRequest], str | ChatMessage]
+"""Computes an answer from a request, the same for the same request: JSON text, or a whole message
+with calls of tools."""
 
 # A line that begins with the fence cannot stand inside JSON, where a new line is written as \n.
 _FACTS: Final = re.compile(r"^[ \t]*```json[ \t]*\r?\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
 
 class OfflineModel:
-    """Answers by rules, one for each schema name: deterministic, without network, without a mind.
+    """Answers by rules: deterministic, without network, without a mind.
 
-    So that a shipped workflow runs, and shows what it does, before anybody has a key. A request
-    that no rule is for raises `NoModel`.
+    A rule is named after the schema of the wanted answer; where a request has none, after one of the
+    tools that it offers, such as a planner's own `answer`. So that a shipped workflow runs, and shows
+    what it does, before anybody has a key. A request that no rule is for raises `NoModel`.
     """
 
     def __init__(self, rules: Mapping[str, Rule]) -> None:
@@ -40,16 +42,24 @@ class OfflineModel:
         self, request: ModelRequest, *, on_delta: OnDelta | None = None
     ) -> ModelAnswer:
         await anyio.lowlevel.checkpoint()
-        rule = self._rules.get(request.schema_name)
-        if rule is None:
-            wanted = f"for {request.schema_name!r}" if request.schema_name else "for free text"
-            raise NoModel(
-                f"No language model is configured, and the offline stand-in has no rule {wanted}."
-            )
-        text = rule(request)
+        told = self._rule(request)(request)
+        message = ChatMessage("assistant", content=told) if isinstance(told, str) else told
         if on_delta is not None:
-            await on_delta(Delta(text))
-        return ModelAnswer(ChatMessage("assistant", content=text), model=self.name)
+            await on_delta(Delta(message.content or "", message.reasoning or ""))
+        reason = "tool_calls" if message.tool_calls else "stop"
+        return ModelAnswer(message, finish_reason=reason, model=self.name)
+
+    def _rule(self, request: ModelRequest) -> Rule:
+        tools = [str(tool["name"]) for tool in request.tools]
+        for name in [request.schema_name] if request.schema_name else tools:
+            if name in self._rules:
+                return self._rules[name]
+        wanted = f"for {request.schema_name!r}" if request.schema_name else "for free text"
+        if tools and not request.schema_name:
+            wanted = f"for the tools {', '.join(tools)}"
+        raise NoModel(
+            f"No language model is configured, and the offline stand-in has no rule {wanted}."
+        )
 
 
 def facts(request: ModelRequest) -> dict[str, Any]:

@@ -373,9 +373,10 @@ def _prices() -> Any:
 
 def _estimate(sent: bytes, request: ModelRequest, profile: Profile) -> float:
     """The tokens that a server may count for a request: of the prompt, and the answer's limit."""
-    settings = {**profile.defaults, **request.settings}
-    limits = [settings.get(name) for name in ("max_tokens", "max_completion_tokens")]
-    return len(sent) / CHARS_PER_TOKEN + sum(each for each in limits if isinstance(each, int))
+    names = ("max_completion_tokens", "max_tokens")
+    given = [source.get(name) for source in (request.settings, profile.defaults) for name in names]
+    limit = next((each for each in given if isinstance(each, int)), 0)
+    return len(sent) / CHARS_PER_TOKEN + limit
 
 
 def _settle(slot: Slot, got: Assembly) -> None:

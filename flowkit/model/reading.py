@@ -138,8 +138,7 @@ class Assembly:
 
     def _think(self, delta: object) -> str:
         """The reasoning in a delta: of the first field that had any, since others are copies."""
-        for piece in _items(_get(delta, "reasoning_details")):
-            self._details.add(piece)
+        self.chars += self._details.add(_items(_get(delta, "reasoning_details")))
         said = [(name, _get(delta, name)) for name in self._fields]
         texts = {name: text for name, text in said if isinstance(text, str)}
         if not texts:
@@ -167,6 +166,7 @@ class Assembly:
         if known is None or (name and call_id and known.id and call_id != known.id):
             known = _Call()
             self._calls.append(known)
+            self.chars += len(call_id) + len(name)
             if isinstance(index, int):
                 self._by_index[index] = known
         known.id = known.id or call_id

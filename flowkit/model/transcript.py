@@ -28,8 +28,12 @@ Keys of `extra` that begin with an underscore are notes of flowkit's and are nev
 are sent as they are (such as Moonshot's `partial`).
 """
 
-CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Of JSON, in the transcripts that one model keeps. What they share is counted in each."""
+CACHE_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Of JSON, in the transcripts that one model keeps: about half of it is memory.
+
+Of a conversation two are kept, this turn's and the last one's (for a turn that is taken back), and
+what they share is counted in each.
+"""
 
 _MESSAGE_BYTES: Final = 64
 """What a message of a transcript takes beside its JSON, about."""
@@ -71,6 +75,14 @@ class Transcript:
         )
 
 
+_Key = tuple[int, ...]
+
+
+def _key(messages: Sequence[ChatMessage]) -> _Key:
+    """How many messages, and the last one's identity; () for none."""
+    return (len(messages), id(messages[-1])) if messages else ()
+
+
 class Transcripts:
     """The latest transcripts of a model, under one profile; the oldest go when there are too many.
 
@@ -82,8 +94,10 @@ class Transcripts:
         self._bytes_max = bytes_max
         self._size = 0
         self._lock = Lock()
-        # The messages are kept alive by the transcripts, so their ids are not given anew.
-        self._by_end: OrderedDict[tuple[int, int], Transcript] = OrderedDict()
+        # By last message and length. The transcripts keep their messages alive, so that no other
+        # object gets the id of one.
+        self._by_end: OrderedDict[_Key, Transcript] = OrderedDict()
+        self._before: dict[_Key, _Key] = {}
 
     @property
     def size(self) -> int:
@@ -100,24 +114,33 @@ class Transcripts:
         all_answered(made.open, len(messages))
         if messages:
             with self._lock:
-                self._keep(made)
+                self._keep(made, known)
         return made
 
     def _beginning(self, messages: tuple[ChatMessage, ...]) -> Transcript:
         """The longest known transcript that the messages begin with, looked for from the end."""
         for end in range(len(messages), 0, -1):
-            found = self._by_end.get((id(messages[end - 1]), end))
+            found = self._by_end.get((end, id(messages[end - 1])))
             if found is not None and all(map(is_, found.messages, messages)):
                 return found
         return Transcript()
 
-    def _keep(self, made: Transcript) -> None:
-        key = (id(made.messages[-1]), len(made.messages))
-        old = self._by_end.pop(key, None)
-        self._size += made.size - (old.size if old else 0)
+    def _keep(self, made: Transcript, known: Transcript) -> None:
+        key, before = _key(made.messages), _key(known.messages)
+        self._drop(key)
         self._by_end[key] = made
+        self._size += made.size
+        if key != before:
+            self._drop(self._before.pop(before, None))
+            self._before[key] = before
         while self._size > self._bytes_max:
-            self._size -= self._by_end.popitem(last=False)[1].size
+            oldest = next(iter(self._by_end))
+            self._before.pop(oldest, None)
+            self._drop(oldest)
+
+    def _drop(self, key: _Key | None) -> None:
+        old = self._by_end.pop(key, None) if key else None
+        self._size -= old.size if old else 0
 
 
 def message_json(message: ChatMessage, profile: Profile, ids: Mapping[str, str]) -> dict[str, Any]:

@@ -286,10 +286,10 @@ async def test_the_pragmas_are_really_set(tmp_path: Path, durability: Any, level
         assert pragma(store, "page_size") == 16_384
         assert raw(store).isolation_level is None
         assert store._readers is not None
-        with store._readers.connect() as reader:
-            assert reader.exec_driver_sql("PRAGMA query_only").scalar() == 1
+        with sqlite.reading(store._readers) as reader:
+            assert reader.execute("PRAGMA query_only").fetchone() == (1,)
             with pytest.raises(sqlite.FAILURES, match="readonly"):
-                reader.exec_driver_sql("DELETE FROM flowkit_runs")
+                reader.execute("DELETE FROM flowkit_runs")
 
 
 async def test_who_only_posts_never_checkpoints(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ async def test_who_only_posts_never_checkpoints(tmp_path: Path) -> None:
         epoch = await store.claim("r", "me", 10) or 0
         await store.append("r", done(1), expect=0, epoch=epoch)
         await store.append("r", done(2), expect=1, epoch=epoch)
-        assert pragma(store, "wal_autocheckpoint") == 1000
+        assert pragma(store, "wal_autocheckpoint") == 256
 
 
 async def test_a_journal_costs_little_more_than_what_is_in_it(tmp_path: Path) -> None:

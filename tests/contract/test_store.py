@@ -185,6 +185,21 @@ async def test_the_end_gives_the_lease_up_and_keeps_the_epoch(store: AnyStore) -
     assert await store.claim("r", "other", 10) == 2 * GENERATION  # retry reopens an ended run
 
 
+async def test_who_is_cancelled_still_learns_what_was_written(store: AnyStore) -> None:
+    answers: list[object] = []
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store.create(run())
+        answers.append(await store.claim("r", "me", 10))
+        answers.append(list(await store.append("r", done(1), expect=0, epoch=GENERATION)))
+        answers.append(list(await store.renew("r", GENERATION, 10) or ()))
+        await store.release("r", GENERATION)
+        answers.append("released")
+    assert answers == [GENERATION, [], [], "released"]
+    record = (await store.load("r")).record
+    assert (record.head, record.owner) == (1, None)
+
+
 # ---- claim, renew, release
 
 

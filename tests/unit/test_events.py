@@ -14,6 +14,7 @@ import flowkit.errors as fault
 import flowkit.events as ev
 from flowkit.graph import INPUT, Graph, NodeSpec, Source, Step
 from flowkit.policy import Budget
+from flowkit.store.encoding import decode, encode
 from flowkit.values import Value
 
 STEP = Step("write", ("write", "other"), (Source(INPUT), Source(text='{"a":1}')), ("search",))
@@ -51,10 +52,10 @@ EVERY_KIND: list[ev.Payload] = [
 
 def back(payload: ev.Payload) -> ev.Payload:
     kind = ev.Event(1, 0.0, payload).kind
-    data, text = ev.encode(payload)
+    data, text = encode(payload)
     data.encode("utf-8")
     assert "\x00" not in data
-    return ev.decode(kind, data, text)
+    return decode(kind, data, text)
 
 
 def test_there_is_an_example_of_every_kind() -> None:
@@ -75,17 +76,17 @@ def test_kinds_are_stored_under_stable_names() -> None:
 
 
 def test_an_inline_value_stands_beside_the_event_and_a_large_one_by_its_hash() -> None:
-    data, text = ev.encode(ev.StepDone("hash", VALUE))
+    data, text = encode(ev.StepDone("hash", VALUE))
     assert (json.loads(data), text) == ({"input_hash": "hash"}, VALUE.text)
-    data, text = ev.encode(ev.StepDone("hash", LARGE))
+    data, text = encode(ev.StepDone("hash", LARGE))
     assert text is None
     assert json.loads(data)["value"]["digest"] == "d" * 64
 
 
 def test_what_is_as_by_default_is_not_stored() -> None:
-    data, _ = ev.encode(ev.Planned("hash"))
+    data, _ = encode(ev.Planned("hash"))
     assert json.loads(data) == {"input_hash": "hash"}
-    assert ev.decode("planned", data, None) == ev.Planned("hash")
+    assert decode("planned", data, None) == ev.Planned("hash")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_what_is_as_by_default_is_not_stored() -> None:
 )
 def test_what_is_not_known_is_not_read(kind: str, data: str, part: str) -> None:
     with pytest.raises(ValueError, match=r".+") as caught:
-        ev.decode(kind, data, None)
+        decode(kind, data, None)
     assert part in str(caught.value)
 
 

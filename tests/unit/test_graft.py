@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from flowkit import Context
 from flowkit.errors import BadArguments, DeclarationError, PlanError, PlanTooLarge, UnknownTool
 from flowkit.events import Error
-from flowkit.graft import STEP_REF, RepeatedPlan, graft, plan_from, plan_schema
+from flowkit.graft import RepeatedPlan, graft
 from flowkit.graph import Source, Step
 from flowkit.nodes import CodePlanner, Findings, Plan, Planned, planner, tool
+from flowkit.planning import STEP_REF, plan_from, plan_schema
 from flowkit.slot import Planning, Slot, TurnState
 
 

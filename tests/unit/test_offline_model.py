@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from flowkit.chat import ChatMessage, Delta, ModelRequest
+from flowkit.chat import ChatMessage, Delta, ModelRequest, ToolCall
 from flowkit.model import BadModelRequest, ModelError, NoModel, OfflineModel, facts
 from flowkit.ports import Model
 
@@ -56,6 +57,25 @@ async def test_what_it_has_no_rule_for_is_refused(name: str) -> None:
     assert not caught.value.retryable
     for variable in ("OPENAI_API_KEY", "MOONSHOT_API_KEY", "OPENAI_BASE_URL"):
         assert variable in str(caught.value)
+
+
+async def test_a_rule_may_give_a_whole_message() -> None:
+    told = ChatMessage("assistant", reasoning="By rule.", tool_calls=[ToolCall("c1", "look", "{}")])
+    model = OfflineModel({"look": lambda request: told, "Sum": total})
+    pieces: list[Delta] = []
+
+    async def on_delta(piece: Delta) -> None:
+        pieces.append(piece)
+
+    request = replace(asking("hi", schema_name=""), tools=[{"name": "other"}, {"name": "look"}])
+    answer = await model.respond(request, on_delta=on_delta)
+    assert answer.message == told
+    assert answer.finish_reason == "tool_calls"
+    assert pieces == [Delta("", "By rule.")]
+    named = replace(asking(block('{"items": [1]}')), tools=[{"name": "look"}])
+    assert (await model.respond(named)).message.content == '{"total": 1}', "a schema comes first"
+    with pytest.raises(NoModel, match="no rule for the tools other"):
+        await model.respond(replace(request, tools=[{"name": "other"}]))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -233,6 +232,7 @@ async def test_a_streamed_answer_is_put_together(server: Server) -> None:
     seen = server.seen[0]
     assert seen.path == "/v1/chat/completions"
     assert seen.key == KEY
+    assert seen.headers["content-type"] == "application/json"
     assert seen.body == {
         "model": "m",
         "messages": [{"role": "user", "content": "hi"}],
@@ -256,6 +256,7 @@ async def test_usage_may_stand_in_the_choice_and_the_reason_come_twice(server: S
 
 REASONING: Sequence[tuple[list[dict[str, str | None]], str | None]] = [
     ([{"reasoning": "a"}, {"reasoning": "b"}], "ab"),
+    ([{"reasoning": "a"}, {"reasoning": "b", "reasoning_content": "copy"}], "ab"),
     ([{"reasoning": "a", "reasoning_content": "a"}], "a"),
     ([{"reasoning": "a", "reasoning_content": ""}], "a"),
     ([{"reasoning": "a", "reasoning_content": None}], "a"),
@@ -439,6 +440,7 @@ async def test_nobody_there() -> None:
     ("chunks", "kind", "text"),
     [
         ([chunk({"content": '{"n": '}, finish="length")], BadModelAnswer, "token limit"),
+        ([chunk({"content": "x"}, finish="max_tokens")], BadModelAnswer, "token limit"),
         ([chunk({"reasoning_content": "hm"}, finish="stop")], BadModelAnswer, "but reasoning"),
         ([chunk({"content": " \n"}, finish="stop")], BadModelAnswer, "has nothing in it"),
         ([chunk({"content": "x"}, finish="tool_calls")], BadModelAnswer, "has no calls"),
@@ -919,8 +921,8 @@ async def test_many_at_once(server: Server) -> None:
 
 @both_backends
 async def test_a_client_of_the_user_is_used_and_left_open(server: Server) -> None:
-    import_module("openai")
-    http: Any = sys.modules.get("httpx2") or sys.modules["httpx"]
+    base = import_module("openai").DefaultAsyncHttpxClient.__mro__[1]
+    http: Any = import_module(base.__module__)  # httpx or httpx2, as the SDK has it
     async with http.AsyncClient(headers={"X-Mine": "yes"}) as client:
         await ask(server, say("x"), http_client=client)
         assert server.seen[0].headers["x-mine"] == "yes"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowkit.errors import DeclarationError
-from flowkit.policy import Budget, Limits, Policy, policy_of
+from flowkit.nodes.options import policy_of
+from flowkit.policy import Budget, Limits, Policy
 
 draws = st.floats(0, 1, exclude_max=True)
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
 import flowkit.events as ev
-from flowkit.shapes import Shape, core_schema_of
+from flowkit.store.shapes import Shape, core_schema_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Sequence
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from flowkit.graph import INPUT, Graph, NodeSpec, Source, Step
 from flowkit.policy import Budget
 from flowkit.schedule import Commands, decide
 from flowkit.slot import Slot
-from flowkit.state import State
+from flowkit.state import State, _grafted
 from flowkit.values import Value
 
 NOW = 1_800_000_000.0
@@ -353,3 +354,15 @@ def test_ready_are_the_steps_whose_inputs_are_settled() -> None:
     hash_ = state.input_hash(state.slots["a"])
     state.apply(Event(2, NOW, ev.StepDone(hash_, Value.of("1")), "a", 0, 1))
     assert list(state.ready) == ["b"]
+
+
+def test_a_planned_step_keeps_all_that_its_plan_says_of_it() -> None:
+    planned = Step(
+        "s", ("tool", "other"), (Source("a"), Source(text="1")), ("b",), each=True, checks="c",
+        attempts=5, reject_moves=True, failure_moves=True,
+    )  # fmt: skip
+    for each in fields(Step):
+        assert each.default is MISSING or getattr(planned, each.name) != each.default, each.name
+    under = (Source("p/t1/a"), Source(text="1"))
+    found = _grafted(planned, "p/t1")
+    assert found == replace(planned, key="p/t1/s", inputs=under, after=("p/t1/b",), checks="p/t1/c")

@@ -13,18 +13,17 @@ from markdown_it import MarkdownIt
 
 from flowkit.events import StepView
 from flowkit.values import Artifact
+from flowkit.workflows.pages import md, took
 from flowkit.workflows.stock_analysis.chart import figure, fragment
 from flowkit.workflows.stock_analysis.indicators import measure
 from flowkit.workflows.stock_analysis.judging import judge_by_rules
 from flowkit.workflows.stock_analysis.report import (
     Material,
-    md,
     render_chart,
     render_html,
     render_markdown,
     shown,
     sparkline,
-    took,
 )
 from flowkit.workflows.stock_analysis.values import (
     Chart,

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from flowkit.events import StepView
+from flowkit.workflows.pages import environment, took
 from flowkit.workflows.stock_analysis.judging import MEANINGS
 from flowkit.workflows.stock_analysis.values import (
     Chart,
@@ -146,13 +147,6 @@ def _failures(step: StepView) -> list[str]:
     ]
 
 
-def took(seconds: float) -> str:
-    """A duration as a person reads it."""
-    if seconds < 0.0005:
-        return "< 1 ms"
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
 def shown(name: str, value: float) -> str:
     """A fact with its unit; changes with their sign."""
     unit = MEANINGS.get(name, ("", ""))[1]
@@ -175,33 +169,8 @@ def sparkline(closes: Sequence[float], width: int = 220, height: int = 48) -> st
     return " ".join(f"{index * step:.1f},{y:.1f}" for index, y in enumerate(ys))
 
 
-_MD_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
-_MD_START = re.compile(r"^(\d*)([-+=.)])")
-
-
-def md(text: object) -> str:
-    """A text as one line of Markdown that shows it literally."""
-    line = " ".join(str(text).split())
-    return _MD_START.sub(r"\1\\\2", _MD_SPECIAL.sub(r"\\\1", line))
-
-
-def md_url(url: str) -> str:
-    """An address inside `<...>` of a Markdown link."""
-    return re.sub(r"[<>\\\s]", "", url)
-
-
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
-    environment = Environment(
-        loader=PackageLoader("flowkit.workflows.stock_analysis"),
-        autoescape=select_autoescape(("html.j2",), default=False),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["md"] = md
-    environment.filters["md_url"] = md_url
-    environment.filters["shown"] = _shown_evidence
-    return environment
+    made = environment("flowkit.workflows.stock_analysis")
+    made.filters["shown"] = _shown_evidence
+    return made

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
-from functools import cache
+from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -28,24 +28,26 @@ _PLAIN: Mapping[object, Callable[[], CoreSchema]] = {
 class Shape:
     """Dumps and loads one dataclass. What is as by default is not written."""
 
-    __slots__ = ("_reads", "_writes")
-
     def __init__(self, of: Any) -> None:
-        schema = core_schema_of(of)
-        self._reads = SchemaValidator(schema)
-        self._writes = SchemaSerializer(schema)
+        self._schema = core_schema_of(of)
+
+    @cached_property
+    def _reads(self) -> SchemaValidator:
+        return SchemaValidator(self._schema)
+
+    @cached_property
+    def _writes(self) -> SchemaSerializer:
+        return SchemaSerializer(self._schema)
 
     def dump(self, value: object, *without: str) -> str:
         """The JSON text, without these fields; `PydanticSerializationError` for half characters."""
-        return self._writes.to_json(
-            value, exclude=set(without) or None, exclude_defaults=True
-        ).decode()
+        left_out = set(without) or None
+        return self._writes.to_json(value, exclude=left_out, exclude_defaults=True).decode()
 
     def plain(self, value: object, *without: str) -> Any:
         """As plain data."""
-        return self._writes.to_python(
-            value, mode="json", exclude=set(without) or None, exclude_defaults=True
-        )
+        left_out = set(without) or None
+        return self._writes.to_python(value, mode="json", exclude=left_out, exclude_defaults=True)
 
     def load(self, text: str) -> Any:
         """The value of a JSON text; raises pydantic's `ValidationError`, a `ValueError`."""
