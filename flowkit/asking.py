@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
 from typing import Any, Protocol
@@ -21,8 +21,8 @@ import anyio
 from pydantic import TypeAdapter
 
 import flowkit.errors as fault
-from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest
-from flowkit.errors import FlowkitError, ModelError
+from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest, Usage
+from flowkit.errors import BadModelAnswer, FlowkitError, ModelError
 from flowkit.events import Error, ModelAnswered
 from flowkit.node import AnyNode, ModelHandle
 from flowkit.plan import Plan
@@ -62,6 +62,7 @@ class Asking:
     remember: Remember
     on_delta: Callable[[Delta], None]
     digests: dict[int, tuple[ChatMessage, str]]
+    last_turn: bool = False
 
 
 class JournaledModel(ModelHandle):
@@ -112,29 +113,24 @@ class JournaledModel(ModelHandle):
         async def delta(piece: Delta) -> None:
             asking.on_delta(piece)
 
+        answer: ModelAnswer | None = None
+        error: Error | None = None
+        retry_at: float | None = None
         try:
             answer = await model.respond(request, on_delta=delta)
-        except ModelError as error:
-            retry_at = None
-            if error.retryable and tried <= asking.policy.retries:
+            value = _stored(answer)
+        except ModelError as problem:
+            error = Error(type(problem).__name__, str(problem))
+            if problem.retryable and tried <= asking.policy.retries:
                 wait = asking.policy.delay_s(tried, asking.world.draw())
-                retry_at = asking.world.now() + max(wait, error.retry_after_s or 0.0)
-            stored = Error(type(error).__name__, str(error))
-            took = time.monotonic() - began
-            return ModelAnswered(
-                key,
-                n,
-                model.name,
-                error=stored,
-                duration_s=took,
-                retry_at=retry_at,
-                purpose=purpose,
-            )
-        text = compact(_answers().dump_python(answer, mode="json", exclude_defaults=True))
-        name = answer.model or model.name
+                retry_at = asking.world.now() + max(wait, problem.retry_after_s or 0.0)
+            if isinstance(problem, BadModelAnswer):  # it could not be used, and was paid for
+                answer = problem.answer
+            value = None
         return ModelAnswered(
-            key, n, name, Value.of(text), duration_s=time.monotonic() - began,
-            usage=answer.usage, purpose=purpose,
+            key, n, (answer and answer.model) or model.name, value, error,
+            duration_s=time.monotonic() - began, retry_at=retry_at,
+            usage=answer.usage if answer else Usage(), purpose=purpose, last_turn=asking.last_turn,
         )  # fmt: skip
 
     def _key(self, request: ModelRequest) -> str:
@@ -174,7 +170,8 @@ class JournaledModel(ModelHandle):
                         f"{error}. The last answer began: {text[:200]!r}"
                     ) from error
                 wrong = f"That is not a valid {name}: {error}\nAnswer again, with JSON only."
-                messages += [answer.message, ChatMessage("user", wrong)]
+                said = replace(answer.message, tool_calls=())  # nobody answers a stray call
+                messages += [said, ChatMessage("user", wrong)]
         raise AssertionError("unreachable: the loop returns or raises")
 
 
@@ -187,6 +184,13 @@ def _reader(
     codec = Codec(returns, "answer")
     name = getattr(returns, "__name__", "Answer")
     return lambda text: codec.load(bare(text)), codec.schema(), name
+
+
+def _stored(answer: ModelAnswer) -> Value:
+    try:
+        return Value.of(compact(_answers().dump_python(answer, mode="json", exclude_defaults=True)))
+    except (ValueError, RecursionError) as error:
+        raise BadModelAnswer(f"the answer cannot be kept: {error}", answer=answer) from error
 
 
 def _read(answered: ModelAnswered) -> ModelAnswer:

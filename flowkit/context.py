@@ -125,7 +125,7 @@ class _Read(Mapping[str, Any]):
 
 def answers(turn: TurnState) -> Mapping[str, ModelAnswer]:
     """What the model said in a turn, by purpose; the last of each."""
-    said = [each for each in turn.said if each.value is not None]
+    said = [each for each in turn.said if each.error is None]
     return {each.purpose: read_answer(each.value.text or "") for each in said if each.value}
 
 
@@ -194,6 +194,7 @@ class StepContext(Context):
                     remember=self._remember_model,
                     on_delta=self._on_delta,
                     digests=self.memo.setdefault("digests", {}),
+                    last_turn=self.last_turn,
                 )
             )
         return self._model

@@ -78,7 +78,8 @@ class Intent:
 class ModelAnswered:
     """One answer, or one try that failed (`error`). `n` counts identical requests of one attempt.
 
-    `retry_at` (Unix time): when the same model is asked again after an error. `purpose` is empty for
+    `last_turn`: the planner was in its last turn, so after a crash it is in it again. `retry_at`
+    (Unix time): when the same model is asked again after an error. `purpose` is empty for
     what a node asks in its own line of talk, and names what is asked beside it, such as "summary".
     """
 
@@ -91,6 +92,7 @@ class ModelAnswered:
     retry_at: float | None = None
     usage: Usage = field(default_factory=Usage)
     purpose: str = ""
+    last_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,11 @@ def _may_start(state: State, now: float) -> Iterator[Slot]:
 def _starts(state: State, now: float) -> Commands:
     room = max(state.budget.parallel_max - _awake(state), 0)
     waiting = list(islice(_may_start(state, now), room))
-    if not waiting or (left := _budget_left(state, now, waiting)) >= len(waiting):
+    begun = [slot for slot in waiting if slot.calls] if state.limited else []
+    if begun:  # in flight when the process died: what they have journaled was paid for
+        waiting = [*begun, *(slot for slot in waiting if not slot.calls)]
+    left = len(begun) + _budget_left(state, now, waiting[len(begun) :])
+    if left >= len(waiting):
         return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in waiting])
     if left > 0:
         first = waiting[:left]
@@ -150,9 +154,12 @@ def _is_last(state: State, slot: Slot) -> bool:
     """Whether a planner may only answer now: its share of the tokens, or all tool calls, are used."""
     if slot.planning is None or not _is_turn(state, slot):
         return False
-    share = state.nodes[slot.node].tokens_max
-    if share and slot.planning.tokens >= share:
-        return True
+    if slot.calls:  # it had begun when its process died, and goes on as it was
+        return slot.planning.said[-1].last_turn if slot.planning.said else False
+    for each in (slot, *slot.ancestors()):
+        share = state.nodes[each.node].tokens_max
+        if share and each.planning is not None and each.planning.tokens >= share:
+            return True
     return state.budget.on_budget == "answer" and _no_more_calls(state)
 
 

@@ -230,9 +230,7 @@ class State(Steps):
             case "next":
                 slot.alternative += 1
                 slot.tries = 0
-                if slot.planning is not None and slot.planning.turns:
-                    slot.planning = Planning(before=slot.turn)  # another planner, or none
-                    slot.turn += 1
+                self.other_planner(slot)
                 self.make_ready(slot)
             case "replan":
                 planner = slot.planner()

@@ -251,6 +251,12 @@ class Steps:
         slot.feedback = feedback
         self.anew(slot)
 
+    def other_planner(self, slot: Slot) -> None:
+        """Another alternative plans from the beginning: the talk before was not its own."""
+        if slot.planning is not None:
+            slot.turn += bool(slot.planning.turns or slot.planning.said)
+            slot.planning = Planning(before=slot.turn - 1)
+
     def anew(self, slot: Slot) -> None:
         """A new round or turn: a step of its own, with attempts counted from one."""
         slot.attempts = {}
@@ -302,8 +308,13 @@ class Steps:
             verifier.attempts, verifier.tries, verifier.feedback = {}, 0, ()
         moves = subject.step.reject_moves and subject.alternative + 1 < len(subject.step.nodes)
         subject.alternative += moves
+        if moves:
+            self.other_planner(subject)
         planning = subject.planning
         if planning is not None and self.nodes[subject.node].kind == "planner":
+            if moves:
+                self.anew(subject)
+                return
             if not (planning.turns and planning.turns[-1].number == subject.turn):
                 planning.turns.append(TurnState(subject.turn, [], said=planning.said))
                 planning.said = []
@@ -320,12 +331,14 @@ class Steps:
         if slot.parent is not None:
             slot.parent.left += 1
         if slot.planning is not None:
-            slot.planning.before = slot.turn
+            slot.planning.before, slot.planning.tokens = slot.turn, 0
         if error is not None and error.type == "Rejected" and slot.verifiers:
             slot.round_base = slot.round
             self.next_round(slot)
             return
-        slot.alternative = 0
+        if slot.alternative:
+            slot.alternative = 0
+            self.other_planner(slot)
         planning = slot.planning
         if planning is not None and planning.turns and planning.turns[-1].number == slot.turn:
             planning.replans = 0
