@@ -33,11 +33,12 @@ from flowkit.nodes.talk import (
     check_own_names,
     goal_of,
     identity,
+    mended,
     recalled,
 )  # fmt: skip
-from flowkit.nodes.toolcall import Read, corrected, correction, envelope_prompt, settled_message
+from flowkit.nodes.toolcall import Read, envelope_prompt, settled_message
 from flowkit.plan import Plan, Planned
-from flowkit.planning import plan_from
+from flowkit.planning import plan_from, steps_of
 from flowkit.policy import Limits
 from flowkit.ports import Model, models_of
 from flowkit.values import parse
@@ -267,29 +268,43 @@ class Planner(Node[*Ts, R]):
     async def _read(self, turn: _Turn, message: ChatMessage) -> Any:
         """The plan or the answer that a message is; or what is wrong with it, for the model."""
         if turn.last:
-            return self._text(message)
+            return self._last_answer(message)
         if any(call.name == PLAN for call in message.tool_calls) and self._style == "upfront":
             return self._whole_plan(turn, message)
         if self._upfront_first(turn):
             return _Nudge(f"Plan first: call `{PLAN}` with all steps that are needed.")
         offered = self._offer.offered
-        reads = [await _mended(turn.ctx, each, offered) for each in self._offer.read(message)]
+        reads = [await mended(turn.ctx, each, offered) for each in self._offer.read(message)]
         if not reads:
             return self._text(message)
         if any(read.tool != ANSWER for read in reads):
-            return Plan(*_steps(turn, reads))
-        answer, codec = reads[0], self.codec()
-        if answer.planned is None or codec is None:
-            return _Nudge(answer.error)
-        return codec.load(answer.planned.inputs[0].text or "")
+            return Plan(*_steps(turn, reads, self.limits.steps_max))
+        return self._answer(reads[0])
+
+    def _last_answer(self, message: ChatMessage) -> Any:
+        """The answer, where nothing else may come any more."""
+        reads = self._offer.read(message)
+        if not reads:
+            return self._text(message)
+        return self._answer(reads[0]) if reads[0].tool == ANSWER else _Nudge(_LAST)
+
+    def _answer(self, read: Read) -> Any:
+        codec = self.codec()
+        if read.planned is None or codec is None:
+            return _Nudge(read.error)
+        return codec.load(read.planned.inputs[0].text or "")
 
     def _text(self, message: ChatMessage) -> Any:
         """The answer that stands in a message's text."""
         text, codec = message.content or "", self.codec()
+        if not text.strip():
+            return _Nudge("There is no text in this answer.")
         if self.gives is str or codec is None:
             return text
         try:
-            return codec.load(bare(text))
+            found = codec.load(bare(text))
+            codec.dump(found)  # what cannot be kept is no answer
+            return found
         except ValueError as error:
             return _Nudge(f"This is no answer: {error}\nCall a tool, or `{ANSWER}` to end.")
 
@@ -298,12 +313,17 @@ class Planner(Node[*Ts, R]):
         reads = self._offer.read(message)
         first = next(n for n, call in enumerate(message.tool_calls) if call.name == PLAN)
         try:
-            data, _ = read_json(message.tool_calls[first].arguments)
+            data, exact = read_json(message.tool_calls[first].arguments)
             plan = plan_from(data, self._offer.tools)
+            steps_of(plan, self._offer.tools, self.limits.steps_max)
         except (ValueError, PlanError) as error:
             return _Nudge(f"This plan cannot be carried out: {error}")
-        _, _, others = _steps(turn, [read for n, read in enumerate(reads) if n != first])
-        calls = [*others[:first], Call(reads[first].id), *others[first:]]
+        if not exact and any(self._offer.is_once(step) for step in plan.steps):
+            return _Nudge("The plan is no valid JSON, and it has a step that must not be guessed.")
+        calls = [
+            Call(read.id, how="valid" if exact else "repaired") if n == first else _beside(read)
+            for n, read in enumerate(reads)
+        ]
         return Plan(plan.steps, again=True, calls=tuple(calls))
 
     def _nudge(self, message: ChatMessage, text: str) -> list[ChatMessage]:
@@ -325,16 +345,20 @@ class _Nudge:
     text: str
 
 
-async def _mended(ctx: Context, read: Read, offered: Sequence[AnyNode]) -> Read:
-    """A call whose arguments could not be used, with those that the model gives when asked once."""
-    if not read.needs_correction:
-        return read
-    answer = await ctx.model.respond(correction(read, offered), purpose="correction")
-    return corrected(read, answer.message.content or "", offered)
+def _beside(read: Read) -> Call:
+    """What becomes of a call that came with a plan."""
+    if read.tool == RECALL and read.planned is not None:
+        return _recalled(read)
+    return Call(read.id, how="refused", note="one plan at a time, and nothing beside it.")
+
+
+def _recalled(read: Read) -> Call:
+    asked = str(parse(read.planned.inputs[0].text or "")) if read.planned else ""
+    return Call(read.id, how=read.call.how, note=recalled(asked))
 
 
 def _steps(
-    turn: _Turn, reads: Sequence[Read]
+    turn: _Turn, reads: Sequence[Read], steps_max: int
 ) -> tuple[list[Planned[Any]], Literal[True], tuple[Call, ...]]:
     """The steps of a turn's calls, and what becomes of each call."""
     steps: list[Planned[Any]] = []
@@ -345,15 +369,16 @@ def _steps(
             note = "call it alone, after you have looked at the results of the other calls."
             call = Call(read.id, how="refused", note=note)
         elif read.tool == RECALL and planned is not None:
-            call = Call(
-                read.id, how=call.how, note=recalled(str(parse(planned.inputs[0].text or "")))
-            )
+            call = _recalled(read)
         elif planned is not None:
             made = turn.talk.made.get(identity(planned), 0)
-            if made < REPEATS_MAX:
-                steps.append(planned)
-            else:
+            if made >= REPEATS_MAX:
                 note = f"this very call was made {made} times, and its results stand above. Do something else."
                 call = Call(read.id, how="refused", note=note)
+            elif len(steps) >= steps_max:
+                note = f"at most {steps_max} calls are made in a turn. Call again in the next one."
+                call = Call(read.id, how="refused", note=note)
+            else:
+                steps.append(planned)
         calls.append(call)
     return steps, True, tuple(calls)

@@ -12,7 +12,8 @@ from flowkit.errors import DeclarationError, FlowkitError, Reject
 from flowkit.graph import check_name
 from flowkit.node import AnyNode, Context
 from flowkit.nodes.options import policy_of
-from flowkit.nodes.toolcall import Read, read_calls, tool_schemas
+from flowkit.nodes.talk import mended, shown
+from flowkit.nodes.toolcall import Read, read_calls, settled_message, tool_schemas
 from flowkit.nodes.verifier import Verifier
 from flowkit.ports import Model, models_of
 from flowkit.values import compact
@@ -114,10 +115,12 @@ class Judge(Verifier[A, *Ts], Generic[A, *Ts]):
         for _ in range(LOOKS_MAX):
             request = ModelRequest(tuple(messages), tools=schemas)
             message = (await ctx.model.respond(request, purpose="look")).message
-            reads = read_calls(message, self._tools)
+            reads = [
+                await mended(ctx, each, self._tools) for each in read_calls(message, self._tools)
+            ]
             if not reads:
                 return
-            messages.append(message)
+            messages.append(settled_message(message, reads))
             for read in reads:
                 text = await self._call(ctx, read)
                 messages.append(ChatMessage("tool", text, tool_call_id=read.id))
@@ -136,4 +139,4 @@ class Judge(Verifier[A, *Ts], Generic[A, *Ts]):
         except FlowkitError as error:
             return f"error: {error}"
         output = tool.alternatives[0].codec()
-        return (output.dump(found).text or "") if output else compact(found)
+        return shown(output.dump(found).text or "") if output else compact(found)

@@ -71,7 +71,7 @@ class Sampled(Node[*Ts, R]):
         label = check_name(name or f"{node.name[:50]}_{how}_of_{n}", "node")
         AnyNode.__init__(self, label, first.takes, first.gives, Policy(), "")
         self.answers = True
-        self.limits = Limits(steps_max=n, turns_max=2, replans_max=0)
+        self.limits = Limits(steps_max=n, replans_max=0)
         self.models = models_of(model)
         self.description = first.description
         self._node, self._n, self._how = node, n, how
@@ -90,20 +90,30 @@ class Sampled(Node[*Ts, R]):
             codec.dump(arg).text or ""
             for codec, arg in zip(self.codecs().values(), given, strict=True)
         ]
-        if not ctx.turns:
+        sampled = [turn for turn in ctx.turns if turn.steps]
+        refused = len(ctx.turns) - len(sampled)  # a vote among the same samples would not change
+        if ctx.last_turn and not sampled:
+            return await self._alone(ctx, texts)
+        if not sampled or (self._how == "vote" and refused and not ctx.turns[-1].steps):
             sources = tuple(Source(text=text) for text in texts)
             steps: list[Planned[Any]] = [
                 Planned(f"sample-{number}", self._node.name, sources)
                 for number in range(1, self._n + 1)
             ]
             return cast("R", Plan(steps, again=True))  # the runner grafts it
-        turn = ctx.turns[0]
+        turn = sampled[-1]
         if not turn.results:
             last = turn.failures[-1]
             raise StepFailed(
                 f"all {self._n} samples failed; the last: {last.error}: {last.message}"
             )
         return await self._decide(ctx, turn, texts)
+
+    async def _alone(self, ctx: Context, given: Sequence[str]) -> R:
+        """The budget is used up before there is a sample: an answer of the model, without any."""
+        messages = [ChatMessage("user", "\n\n".join(f"The task:\n{text}" for text in given))]
+        answer: Any = await ctx.model.complete(messages, returns=self.gives)
+        return cast("R", answer)
 
     async def _decide(self, ctx: Context, turn: Turn, given: Sequence[str]) -> R:
         ids = list(turn.texts)

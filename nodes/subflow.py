@@ -51,6 +51,8 @@ class Subflow(Node[A, R], Generic[A, R]):
         return (compact(steps), self._graph.output)
 
     async def run(self, ctx: Context, given: A, /) -> R:
+        if not ctx.turns and ctx.last_turn:
+            raise StepFailed(f"workflow {self.name!r} did not begin: the budget is used up")
         if not ctx.turns:
             codec = next(iter(self.codecs().values()))
             source = Source(text=codec.dump(given).text)

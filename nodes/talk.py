@@ -14,9 +14,17 @@ from typing import Any, Final
 from flowkit.chat import ChatMessage
 from flowkit.errors import DeclarationError
 from flowkit.graph import Call
-from flowkit.node import AnyNode
+from flowkit.node import AnyNode, Context
 from flowkit.nodes.context import Conversation, Said
-from flowkit.nodes.toolcall import Read, is_whole, read_calls, settled_message, tool_schemas
+from flowkit.nodes.toolcall import (
+    Read,
+    corrected,
+    correction,
+    is_whole,
+    read_calls,
+    settled_message,
+    tool_schemas,
+)
 from flowkit.plan import Planned, Turn
 from flowkit.planning import plan_schema
 from flowkit.policy import Policy
@@ -62,7 +70,9 @@ class Tools:
 
     def arguments(self, step: Planned[Any]) -> str:
         """A step's inputs as the arguments of a call."""
-        tool = next(tool for tool in self.offered if tool.name == step.tool)
+        tool = next((tool for tool in self.offered if tool.name == step.tool), None)
+        if tool is None:
+            return "{}"
         texts = {
             name: source.text or "null"
             for name, source in zip(tool.alternatives[0].codecs(), step.inputs, strict=True)
@@ -70,6 +80,11 @@ class Tools:
         if len(texts) == 1 and is_whole(tool):
             return next(iter(texts.values()))
         return f"{{{','.join(f'{compact(name)}:{text}' for name, text in texts.items())}}}"
+
+    def is_once(self, step: Planned[Any]) -> bool:
+        """Whether a step's effect must not happen twice, so that nothing about it is guessed."""
+        tools = [tool for tool in self.tools if tool.name == step.tool]
+        return any(node.policy.effect == "once" for tool in tools for node in tool.alternatives)
 
     @property
     def native_schemas(self) -> Sequence[Mapping[str, Any]]:
@@ -187,10 +202,21 @@ def identity(step: Planned[Any]) -> str:
     return combine([step.tool, *(source.text or f"${source.step}" for source in step.inputs)])
 
 
+async def mended(ctx: Context, read: Read, offered: Sequence[AnyNode]) -> Read:
+    """A call whose arguments could not be used, with those that the model gives when asked once."""
+    if not read.needs_correction:
+        return read
+    answer = await ctx.model.respond(correction(read, offered), purpose="correction")
+    return corrected(read, answer.message.content or "", offered)
+
+
+def shown(text: str) -> str:
+    """A stored JSON text as a model reads it: a text as it is, anything else as JSON."""
+    return str(parse(text)) if text.startswith('"') else text
+
+
 def _outcome(id: str, turn: Turn) -> str:
-    """A step's result as the model reads it: a text as it is, anything else as JSON."""
     if id in turn.texts:
-        text: str = turn.texts[id]
-        return str(parse(text)) if text.startswith('"') else text
+        return shown(turn.texts[id])
     failure = next((each for each in turn.failures if each.id == id), None)
     return f"error: {failure.error}: {failure.message}" if failure else "error: it did not run"

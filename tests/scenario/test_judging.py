@@ -81,8 +81,8 @@ async def test_a_judge_may_look_things_up_first() -> None:
         await engine.run(flow, "x", run_id="r")
         events = await journal(engine, "r")
     assert len(of(events, ev.ToolAnswered)) == 1
-    told = [each.content or "" for each in model.requests[1].messages if each.role == "tool"]
-    assert told[0] == '"seen x"'
+    told = [each.content or "" for each in model.requests[2].messages if each.role == "tool"]
+    assert told[0] == "seen x"
     assert "did you mean look" in told[1]
     assert told[2].startswith("error: look was not called")
     for event in events[2:-1]:
@@ -90,7 +90,7 @@ async def test_a_judge_may_look_things_up_first() -> None:
         async with running(await crashed(store, "r", event.seq), Log(), model=again) as engine:
             await engine.run(flow, "x", run_id="r")
         known = sum(each.seq <= event.seq for each in of(events, ev.ModelAnswered))
-        assert len(again.requests) == 3 - known
+        assert len(again.requests) == 4 - known
 
 
 @tool

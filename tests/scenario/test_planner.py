@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel
 
 import flowkit.events as ev
-from flowkit import Budget, BudgetExceeded, Context, Ref, Reject, StepFailed, workflow
-from flowkit.chat import ChatMessage, ModelRequest
-from flowkit.errors import ContextOverflow
-from flowkit.nodes import Planner, tool, verifier
-from flowkit.nodes.context import HideResults, KeepLast, RestateGoal, Summarise
+from flowkit import Budget, BudgetExceeded, Context, Ref, Reject, Rejected, StepFailed, workflow
+from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, Usage
+from flowkit.errors import BadModelAnswer, ContextOverflow
+from flowkit.nodes import Fallback, Planner, best_of, tool, verifier
+from flowkit.nodes.context import HideResults, KeepLast, RestateGoal, Summarise, force_tool
 from flowkit.testing import ScriptedModel, calls, says
 from tests.scenario.kit import Log, crashed, journal, memory, note, of, running
 
@@ -365,3 +365,207 @@ async def test_a_model_without_calls_of_its_own_writes_them_as_json() -> None:
     assert '"tool": "NAME"' in (first.messages[0].content or "")
     assert [each.role for each in second.messages] == ["system", "user", "assistant", "user"]
     assert "page about a" in (second.messages[-1].content or "")
+
+
+# ---- what a reviewer broke
+
+
+async def test_another_alternative_plans_from_the_beginning_and_so_after_a_crash() -> None:
+    first = agent(name="first", tools=[search])
+    other = agent(name="other", tools=[search])
+
+    def script(request: ModelRequest, index: int) -> Any:
+        names = {each.role for each in request.messages}
+        return answer("bad") if "tool" in names else calls(("search", {"query": "a"}))
+
+    @verifier
+    async def never_first(ctx: Context, report: Report) -> None:
+        if ctx.feedback or report.text == "bad":
+            raise Reject("not this one")
+
+    both = Fallback(first, other, on=(Reject,))
+
+    @workflow
+    def flow(question: Ref[Question]) -> Ref[Report]:
+        return never_first(both(question), attempts=2)
+
+    store, model = memory(), ScriptedModel(script)
+    async with running(store, Log(), model=model) as engine:
+        with pytest.raises(Rejected):
+            await engine.run(flow, WHY, run_id="r")
+    shown = [_shown(request) for request in model.requests]
+    second = model.requests[2]
+    assert [each.role for each in second.messages] == ["system", "user", "user"], (
+        "nothing of first's"
+    )
+    assert "not this one" in (second.messages[-1].content or "")
+    for seq in range(2, (await store.load("r")).record.head):
+        again = ScriptedModel(script)
+        async with running(await crashed(store, "r", seq), Log(), model=again) as engine:
+            with pytest.raises(Rejected):
+                await engine.run(flow, WHY, run_id="r")
+        assert {_shown(request) for request in again.requests} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("budget", "options"),
+    [
+        (Budget(tokens_in_max=10), {}),
+        (Budget(tokens_in_max=10, on_budget="answer"), {}),
+        (Budget(), {"tokens_max": 10}),
+    ],
+    ids=["fail", "answer", "share"],
+)
+async def test_a_turn_that_had_begun_goes_on_as_it_was(budget: Budget, options: Any) -> None:
+    def script(request: ModelRequest, index: int) -> Any:
+        nudged = request.messages[-1].role == "user" and len(request.messages) > 2
+        return answer("good") if nudged else "no answer"
+
+    flow, store = flow_of(agent(**options)), memory()
+    async with running(store, Log(), model=ScriptedModel(script)) as engine:
+        assert (await engine.run(flow, WHY, run_id="r", budget=budget)).text == "good"
+        events = await journal(engine, "r")
+    for event in of(events, ev.ModelAnswered):
+        again = ScriptedModel(script)
+        async with running(await crashed(store, "r", event.seq), Log(), model=again) as engine:
+            assert (await engine.run(flow, WHY, run_id="r", budget=budget)).text == "good"
+        assert all(request.tools for request in again.requests)
+
+
+async def test_an_answer_that_cannot_be_used_is_paid_for() -> None:
+    spent = ModelAnswer(says("half"), "length", Usage(10, 32_000))
+
+    def script(request: ModelRequest, index: int) -> Any:
+        return (
+            BadModelAnswer("cut off", answer=spent)
+            if index == 0
+            else calls(("search", {"query": "a"}))
+        )
+
+    async with running(None, Log(), model=ScriptedModel(script)) as engine:
+        with pytest.raises(BudgetExceeded, match="of 1000 tokens out"):
+            await engine.run(plain, WHY, budget=Budget(tokens_out_max=1000))
+
+
+async def test_a_share_binds_all_that_is_below_it_and_begins_anew_with_a_retry() -> None:
+    helper = Planner("Help.", takes=str, returns=str, tools=[search], name="helper")
+
+    def script(request: ModelRequest, index: int) -> Any:
+        if not request.tools:
+            return "enough" if request.messages[0].content == "Help." else '{"text": "enough"}'
+        if request.messages[0].content == "Help.":
+            return calls(("search", {"query": str(index)}))
+        return calls(("helper", {"task": "go"}))
+
+    model = ScriptedModel(script)
+    async with running(None, Log(), model=model) as engine:
+        flow = flow_of(agent(tools=[helper], tokens_max=400))
+        assert (await engine.run(flow, WHY)).text == "enough"
+    assert len(model.requests) < 12
+
+
+async def test_more_calls_than_a_turn_may_have_are_refused_one_by_one() -> None:
+    many = calls(*[("search", {"query": str(n)}) for n in range(5)])
+    model = ScriptedModel([many, answer("ok")])
+    log = Log()
+    async with running(None, log, model=model) as engine:
+        assert (await engine.run(flow_of(agent(steps_max=3)), WHY)).text == "ok"
+    assert len(log) == 3
+    assert [each.startswith("error: at most 3 calls") for each in heard(model.requests[1])] == [
+        False, False, False, True, True
+    ]  # fmt: skip
+
+
+async def test_a_call_that_fails_again_is_told_again_and_ends_nothing() -> None:
+    same = [calls(("search", {"query": "bad"}))] * 3
+    model = ScriptedModel([*same, answer("ok")])
+    async with running(None, Log(), model=model) as engine:
+        assert (await engine.run(plain, WHY)).text == "ok"
+
+
+@pytest.mark.parametrize("said", ['{"text": "x", "n": NaN}', "", " "])
+async def test_what_cannot_be_kept_is_no_answer(said: str) -> None:
+    class Number(BaseModel):
+        text: str
+        n: float = 0.0
+
+    node = Planner("Say.", takes=Question, returns=Number, tools=[search])
+
+    @workflow
+    def flow(question: Ref[Question]) -> Ref[Number]:
+        return node(question)
+
+    model = ScriptedModel([says(said), calls(("answer", {"text": "ok"}))])
+    async with running(None, Log(), model=model) as engine:
+        assert (await engine.run(flow, WHY)).text == "ok"
+
+
+async def test_a_last_turn_takes_no_calls_for_an_answer() -> None:
+    node = Planner("Say.", takes=str, returns=str, tools=[search], turns_max=1)
+
+    @workflow
+    def flow(text: Ref[str]) -> Ref[str]:
+        return node(text)
+
+    model = ScriptedModel([calls(("search", {"query": "a"})), "the end"])
+    async with running(None, Log(), model=model) as engine:
+        assert await engine.run(flow, "x") == "the end"
+
+
+async def test_an_upfront_plan_is_not_guessed_where_an_effect_happens_once() -> None:
+    step = '{"id": "s", "tool": "send", "args": {"text": "hi"}}'
+    broken = calls(("plan", f'{{"steps": [{step},], "again": false'))
+    whole = calls(("plan", f'{{"steps": [{step}]}}'), ("plan", '{"steps": []}'))
+    model = ScriptedModel([broken, whole, answer("ok")])
+    log = Log()
+    async with running(None, log, model=model) as engine:
+        assert (await engine.run(flow_of(agent(style="upfront")), WHY)).text == "ok"
+    assert log == ["planner/t1/s 0 1"]
+    assert "must not be guessed" in heard(model.requests[1])[0]
+    assert "one plan at a time" in heard(model.requests[2])[1]
+
+
+async def test_a_rejected_sample_is_sampled_or_judged_again_with_the_feedback() -> None:
+    @verifier
+    async def good(ctx: Context, report: Report) -> None:
+        if report.text != "good":
+            raise Reject("be good")
+
+    def script(request: ModelRequest, index: int) -> Any:
+        if request.schema is not None:
+            refused = "be good" in (request.messages[-1].content or "")
+            return {"text": "good" if refused else "merged"}
+        return answer("sample")
+
+    several = best_of(agent(), 2, merge=True)
+
+    @workflow
+    def flow(question: Ref[Question]) -> Ref[Report]:
+        return good(several(question), attempts=3)
+
+    async with running(None, Log(), model=ScriptedModel(script)) as engine:
+        assert (await engine.run(flow, WHY)).text == "good"
+
+
+async def test_a_failed_attempt_has_not_shortened_the_talk() -> None:
+    def script(request: ModelRequest, index: int) -> Any:
+        if len(request.messages) > 8 and index == 4:
+            return ContextOverflow("too long")
+        if index == 5:
+            raise RuntimeError("the model broke")
+        return answer("ok") if index > 5 else calls(("search", {"query": str(index)}))
+
+    model = ScriptedModel(script)
+    async with running(None, Log(), model=model) as engine:
+        policies = (HideResults(0.9),)
+        flow = flow_of(agent(retries=1, backoff_s=0, policies=policies))
+        assert (await engine.run(flow, WHY)).text == "ok"
+    assert _shown(model.requests[-1]) == _shown(model.requests[4]), "the next attempt asks it all"
+
+
+async def test_a_policy_may_name_the_tool_of_the_next_request() -> None:
+    policies = (force_tool("why", "search", choice=True),)
+    model = ScriptedModel([answer("ok")])
+    async with running(None, Log(), model=model) as engine:
+        await engine.run(flow_of(agent(policies=policies)), WHY)
+    assert model.requests[0].settings["tool_choice"]["function"]["name"] == "search"
