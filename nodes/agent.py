@@ -34,6 +34,7 @@ from flowkit.nodes.talk import (
     goal_of,
     identity,
     recalled,
+    together,
 )  # fmt: skip
 from flowkit.nodes.toolcall import Read, corrected, correction, envelope_prompt, settled_message
 from flowkit.plan import Plan, Planned
@@ -356,4 +357,9 @@ def _steps(
                 note = f"this very call was made {made} times, and its results stand above. Do something else."
                 call = Call(read.id, how="refused", note=note)
         calls.append(call)
+    before = turn.talk.failed.get(together(steps))
+    if before is not None:  # grafted, it would be a repeated plan, of which the second ends the run
+        note = f"the very same was tried in turn {before} and failed: change the arguments, or the tool."
+        calls = [Call(each.id, how="refused", note=note) if each.step else each for each in calls]
+        steps = []
     return steps, True, tuple(calls)

@@ -5,7 +5,7 @@ A turn is read from the journal alone, so this is where a resumed run finds the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -114,13 +114,15 @@ def goal_of(codecs: Mapping[str, Codec], args: Sequence[Any]) -> str:
 class Talk:
     """A planner's conversation with what it remembers of its calls; folded turn by turn.
 
-    `made` counts the turns in which the very same call was made.
+    `made` counts the turns in which the very same call was made; `failed` has the turn in which the
+    very same calls, together, did not all succeed.
     """
 
     tools: Tools
     conversation: Conversation
     turns: int = 0
     made: dict[str, int] = field(default_factory=dict[str, int])
+    failed: dict[str, int] = field(default_factory=dict[str, int])
 
     def fold(self, turn: Turn) -> None:
         """Take in one more turn that has ended."""
@@ -129,6 +131,8 @@ class Talk:
         for step in turn.steps:
             key = identity(step)
             self.made[key] = self.made.get(key, 0) + 1
+        if turn.failures:
+            self.failed[together(turn.steps)] = turn.number
 
     def _said(self, turn: Turn) -> Said:
         answer, summary = turn.answers.get(""), turn.answers.get("summary")
@@ -185,6 +189,11 @@ def recalled(id: str) -> str:
 def identity(step: Planned[Any]) -> str:
     """What makes two calls the very same: the tool and its inputs."""
     return combine([step.tool, *(source.text or f"${source.step}" for source in step.inputs)])
+
+
+def together(steps: Iterable[Planned[Any]]) -> str:
+    """What makes the calls of two turns the very same, in whatever order."""
+    return combine(sorted(map(identity, steps)))
 
 
 def _outcome(id: str, turn: Turn) -> str:

@@ -243,6 +243,18 @@ async def test_the_very_same_call_is_noticed_and_refused_in_the_end() -> None:
     assert len(log) == 3
 
 
+async def test_calls_that_failed_are_refused_when_made_again_and_do_not_end_the_run() -> None:
+    bad = calls(("search", {"query": "bad"}))
+    model = ScriptedModel([bad, bad, bad, bad, answer("ok")])
+    log = Log()
+    async with running(None, log, model=model) as engine:
+        assert (await engine.run(plain, WHY)).text == "ok"
+    told = heard(model.requests[-1])
+    assert told[0] == "error: OSError: the index is down"
+    assert all(each.startswith("error: the very same was tried in turn 1") for each in told[1:])
+    assert len(log) == 1
+
+
 async def test_upfront_asks_for_a_whole_plan_first_and_comes_back_to_it() -> None:
     @tool
     async def join(ctx: Context, a: list[str], b: list[str]) -> str:
