@@ -15,7 +15,7 @@ import anyio
 
 import flowkit.events as ev
 from flowkit.asking import Asking, JournaledModel, read_answer
-from flowkit.chat import Delta, ModelAnswer
+from flowkit.chat import Delta, ModelAnswer, Usage
 from flowkit.errors import ContextOverflow, FlowkitError
 from flowkit.events import Fact, StepView
 from flowkit.node import AnyNode, Context
@@ -211,6 +211,9 @@ class StepContext(Context):
 
     def history(self) -> Sequence[StepView]:
         return self._run.state.views()
+
+    def usage(self) -> Mapping[tuple[str, str], Usage]:
+        return dict(self._run.state.spent)
 
     def progress(self, data: Any) -> None:
         fact = self._fact(ev.Progress(data))

@@ -16,7 +16,7 @@ from flowkit.policy import Limits, Policy
 from flowkit.values import Artifact, Codec, combine, compact
 
 if TYPE_CHECKING:
-    from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest
+    from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, Usage
     from flowkit.events import StepView
     from flowkit.ports import Model
 
@@ -98,6 +98,10 @@ class Context(ABC):
     @abstractmethod
     def history(self) -> Sequence[StepView]:
         """Every step of the run as it stands now, in the order in which it came into the run."""
+
+    @abstractmethod
+    def usage(self) -> Mapping[tuple[str, str], Usage]:
+        """What models have been used for in the run so far, by node and model, failed tries included."""
 
     @abstractmethod
     def progress(self, data: Any) -> None:

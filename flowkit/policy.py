@@ -111,3 +111,10 @@ class Budget:
                 raise DeclarationError(f"Budget({each.name}={value}): must be above 0.")
         if self.on_budget not in ("fail", "answer"):
             raise DeclarationError(f'Budget(on_budget={self.on_budget!r}): use "fail" or "answer".')
+
+    def limits(self) -> bool:
+        """Whether anything but `parallel_max` is limited."""
+        kept = ("parallel_max", "on_budget")
+        return any(
+            getattr(self, each.name) is not None for each in fields(self) if each.name not in kept
+        )

@@ -176,6 +176,8 @@ def _commands(state: State, now: float, starts: Sequence[Start]) -> Commands:
 
 def _budget_left(state: State, now: float, waiting: Sequence[Slot]) -> int:
     """How many of those that wait may start, in their order."""
+    if not state.limited:
+        return state.budget.parallel_max
     left = _room(state, now)
     for most, used, is_one in (
         (state.budget.turns_max, state.turns_used, _is_turn),

@@ -35,6 +35,8 @@ class State(Steps):
         self.graph = Graph((), "")
         self.workflow = ""
         self.budget = Budget()
+        self.limited = False
+        """Whether the budget limits more than what runs at once; most have nothing else to check."""
         self.started_at = 0.0
         self.deadline: float | None = None
         self.signals: dict[str, deque[ev.Signalled]] = {}
@@ -160,6 +162,7 @@ class State(Steps):
     def _run_started(self, event: Event, p: ev.RunStarted) -> None:
         self.workflow, self.graph, self.nodes = p.workflow, p.graph, p.graph.nodes
         self.budget, self.deadline, self.started_at = p.budget, p.deadline, event.at
+        self.limited = p.budget.limits()
         entry = Slot(Step(INPUT, ()))
         entry.value, entry.status = p.value, "settled"
         self.slots[INPUT] = entry

@@ -15,6 +15,7 @@ __all__ = ["shipped"]
 _SHIPPED = MappingProxyType(
     {
         "deep_research": "flowkit.workflows.deep_research:deep_research",
+        "newsroom": "flowkit.workflows.newsroom:newsroom",
         "stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis",
     },
 )

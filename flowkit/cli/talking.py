@@ -58,6 +58,7 @@ def print_usage(talk: Talk) -> None:
     """A row for each agent and model, and how the calls went; nothing where no model was asked."""
     if not talk.used:
         return
+    print()
     columns = [
         Column("AGENT"), Column("MODEL"), Column("TURNS", right=True), Column("CALLS", right=True),
         Column("TOKENS IN", right=True), Column("CACHED", right=True), Column("OUT", right=True),

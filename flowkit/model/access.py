@@ -82,7 +82,7 @@ _MOONSHOT: Final = _Provider(
     pairs=(("MOONSHOT_API_KEY", "MOONSHOT_BASE_URL"), ("KIMI_API_KEY", "KIMI_BASE_URL")),
     hosts=("api.moonshot.ai", "api.moonshot.cn", "api.kimi.com"),
     base_url="https://api.moonshot.ai/v1",
-    model="kimi-k2-thinking",
+    model="kimi-k3",  # Moonshot retired kimi-k2-thinking from its own API in May 2026
     names=("kimi", "moonshot"),
 )
 
