@@ -18,6 +18,7 @@ SCENARIOS = {
     "graph": "declare and check a static graph of 5,000 steps",
     "decide": "the pure fold and decision, in a long run over a short one",
     "import": "`import flowkit` over what it stands on, and the memory after it",
+    "turns": "a planner's turns over HTTP: our own time and the journal's bytes as the talk grows",
     "idle": "memory of 1,000 runs that wait for a signal",
 }
 

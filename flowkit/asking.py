@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import count
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any, Final, Protocol
 
 import anyio
 from pydantic import TypeAdapter
@@ -33,6 +34,8 @@ from flowkit.values import Codec, Value, combine, compact, digest, parse
 
 CONTEXT_TOKENS = 128_000
 """The window of a model that does not tell its own."""
+
+_SECOND: Final = itemgetter(1)
 
 
 class BadAnswer(FlowkitError, ValueError):
@@ -135,18 +138,29 @@ class JournaledModel(ModelHandle):
 
     def _key(self, request: ModelRequest) -> str:
         """Hash of all that is asked, the deadline apart."""
-        rest = [request.tools, request.schema, request.schema_name, request.settings]
-        parts = [self._digest(message) for message in request.messages]
-        return combine([*parts, digest(compact(rest))])
+        rest = compact([request.tools, request.schema, request.schema_name, request.settings])
+        for message in reversed(request.messages):  # what is new stands at the end
+            if id(message) in self._asking.digests:
+                break
+            self._digest(message)
+        try:
+            digests = self._known(request.messages)
+        except KeyError:
+            for message in request.messages:
+                self._digest(message)
+            digests = self._known(request.messages)
+        return combine([digest(rest), digests])
 
-    def _digest(self, message: ChatMessage) -> str:
-        known = self._asking.digests.get(id(message))
-        if known is not None:
-            return known[1]
-        text = compact(_messages().dump_python(message, mode="json", exclude_defaults=True))
-        made = digest(text)
-        self._asking.digests[id(message)] = (message, made)  # kept alive, so its id stays its own
-        return made
+    def _known(self, messages: Sequence[ChatMessage]) -> str:
+        """The digests of messages, one after the other; without a step in Python for each of them."""
+        known = map(self._asking.digests.__getitem__, map(id, messages))
+        return "".join(map(_SECOND, known))
+
+    def _digest(self, message: ChatMessage) -> None:
+        if id(message) not in self._asking.digests:
+            text = compact(_messages().dump_python(message, mode="json", exclude_defaults=True))
+            # Kept alive, so that its id stays its own.
+            self._asking.digests[id(message)] = (message, digest(text))
 
     async def complete(
         self, prompt: str | Sequence[ChatMessage], *, returns: Any = str, repairs_max: int = 2,

@@ -17,6 +17,8 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 from flowkit.chat import ChatMessage
@@ -157,6 +159,9 @@ class _Turn:
     tokens: int = 0
 
 
+_MESSAGES: Final = attrgetter("messages")
+
+
 class Conversation:
     """What a model is sent next. `add` each turn as it ends; after a resume, all that have ended.
 
@@ -212,7 +217,7 @@ class Conversation:
 
     def request_messages(self) -> tuple[ChatMessage, ...]:
         """The messages of the next request; those that were sent before are the same objects."""
-        return (*self._before, *(each for turn in self._turns for each in turn.messages))
+        return (*self._before, *chain.from_iterable(map(_MESSAGES, self._turns)))
 
     def settings(self) -> Mapping[str, Any]:
         """Settings for the next request, to be put over the planner's own."""

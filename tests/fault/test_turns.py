@@ -173,6 +173,7 @@ def perform(folder: Path, window: int, times: Sequence[Moment] = (), lots: Any =
             if ran.exits[-1] != -signal.SIGKILL:
                 break
         ran.repeated = [key for key, often in held.items() if ran.ledger[key] != often]
+        ran.repeated += asked_again(folder)
         ran.bodies = server.bodies
         ran.violations = [each for each in server.violations if each.rule != "context"]
         ran.overflows = len(server.violations) - len(ran.violations)
@@ -216,6 +217,19 @@ def events_of(folder: Path) -> Sequence[tuple[Any, ...]]:
     return sorted((*row[:4], text, row[5] or "") for row, text in zip(rows, data, strict=True))
 
 
+def asked_again(folder: Path) -> list[str]:
+    """Requests of one attempt that were made although their answer, or their failure, was on disk."""
+    with sqlite3.connect(folder / "runs.db") as connection:
+        rows = connection.execute(
+            "SELECT key, alternative, attempt, data FROM flowkit_events WHERE kind = 'model_answered'"
+        ).fetchall()
+    connection.close()
+    known = Counter(
+        (*row[:3], json.loads(row[3])["request"], json.loads(row[3])["n"]) for row in rows
+    )
+    return [str(key) for key, often in known.items() if often > 1]
+
+
 def alike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in pairs if name not in UNLIKE}
 
@@ -246,7 +260,7 @@ def check(folder: Path, window: int, clean: Ran, seed: int) -> Ran:
     assert killed.bodies[-1] == clean.bodies[-1], told
     asked = distinct(killed.bodies)
     assert asked == distinct(clean.bodies), told
-    # Nothing is asked again whose answer was on disk: a death has one request in flight at most.
+    # A death has one request in flight at most.
     assert len(killed.bodies) - len(asked) <= killed.faulted + deaths, told
     assert killed.events == clean.events, told
     assert set(killed.ledger) == set(clean.ledger), told

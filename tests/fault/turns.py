@@ -142,8 +142,6 @@ def place(request: ModelRequest) -> tuple[int, bool]:
     if said is not None:
         known = re.match(r"turn (\d+)", said.reasoning or "")
         done = int(known[1]) if known else int(said.tool_calls[0].id.rpartition(":")[2]) // 10
-    if "has failed already" in text:
-        return done + 1, True  # the plan that was refused is no part of the history
     if text.startswith("This is no answer") or "answer was not called" in text:
         return done, True
     return done + 1, False
@@ -221,8 +219,8 @@ def _failing(turn: int, again: bool) -> ChatMessage:
 
 
 def _failed_again(turn: int, again: bool) -> ChatMessage:
-    """The same call that fails, alone; where it has failed before, another one."""
-    return _one(turn, again) if again else _says(turn, ("weigh", {"thing": "lead"}))
+    """The same call that fails, alone; where it has failed before, it is refused."""
+    return _says(turn, ("weigh", {"thing": "lead"}))
 
 
 def _no_answer(turn: int, again: bool) -> ChatMessage:
