@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, ClassVar, Literal, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 from flowkit.chat import ChatMessage, ModelRequest
 from flowkit.dsl import Workflow
@@ -21,7 +21,7 @@ from flowkit.node import AnyNode, Context
 from flowkit.nodes.context import DEFAULT, ContextPolicy, Conversation
 from flowkit.nodes.mending import bare, read_json
 from flowkit.nodes.node import Node
-from flowkit.nodes.options import policy_of
+from flowkit.nodes.options import Options, policy_of
 from flowkit.nodes.sampling import Sampled
 from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.talk import (
@@ -115,7 +115,7 @@ class Planner(Node[*Ts, R]):
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
-        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Unpack[Options],
     ) -> None: ...  # fmt: skip
     @overload
     def __init__(
@@ -125,7 +125,7 @@ class Planner(Node[*Ts, R]):
         style: Style = "interleaved", policies: Sequence[ContextPolicy] = DEFAULT,
         settings: Mapping[str, Any] | None = None, turns_max: int = 300, steps_max: int = 100,
         repairs_max: int = 2, tokens_max: int | None = None, calls: Calls = "native", scale: bool = False,
-        version: str = "", **policy: Any,
+        version: str = "", **policy: Unpack[Options],
     ) -> None: ...  # fmt: skip
     @overload
     def __init__(
@@ -135,7 +135,7 @@ class Planner(Node[*Ts, R]):
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
-        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Unpack[Options],
     ) -> None: ...  # fmt: skip
     def __init__(  # noqa: PLR0913  (a planner's settings, all but the instructions by name)
         self, instructions: str, *, takes: Any, returns: Any,
@@ -143,7 +143,7 @@ class Planner(Node[*Ts, R]):
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
-        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Any,
+        tokens_max: int | None = None, calls: Calls = "native", scale: bool = False, version: str = "", **policy: Unpack[Options],
     ) -> None:  # fmt: skip
         if style not in ("interleaved", "upfront"):
             raise DeclarationError(

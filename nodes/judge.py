@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar, TypeVarTuple, overload
+from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack, overload
 
 from pydantic import BaseModel, Field
 
@@ -11,7 +11,7 @@ from flowkit.chat import ChatMessage, ModelRequest
 from flowkit.errors import DeclarationError, FlowkitError, Reject
 from flowkit.graph import check_name
 from flowkit.node import AnyNode, Context
-from flowkit.nodes.options import policy_of
+from flowkit.nodes.options import Options, policy_of
 from flowkit.nodes.talk import mended, shown
 from flowkit.nodes.toolcall import Read, read_calls, settled_message, tool_schemas
 from flowkit.nodes.verifier import Verifier
@@ -50,18 +50,18 @@ class Judge(Verifier[A, *Ts], Generic[A, *Ts]):
     def __init__(
         self: Judge[V, E], rubric: str, *, checks: type[V], evidence: type[E],
         accept_at: float = 0.7, model: Model | Sequence[Model] | None = None,
-        tools: Sequence[AnyNode] = (), name: str = "judge", **policy: Any,
+        tools: Sequence[AnyNode] = (), name: str = "judge", **policy: Unpack[Options],
     ) -> None: ...  # fmt: skip
     @overload
     def __init__(
         self: Judge[V], rubric: str, *, checks: type[V], accept_at: float = 0.7,
         model: Model | Sequence[Model] | None = None, tools: Sequence[AnyNode] = (),
-        name: str = "judge", **policy: Any,
+        name: str = "judge", **policy: Unpack[Options],
     ) -> None: ...  # fmt: skip
     def __init__(
         self, rubric: str, *, checks: type[Any], evidence: type[Any] | None = None,
         accept_at: float = 0.7, model: Model | Sequence[Model] | None = None,
-        tools: Sequence[AnyNode] = (), name: str = "judge", **policy: Any,
+        tools: Sequence[AnyNode] = (), name: str = "judge", **policy: Unpack[Options],
     ) -> None:  # fmt: skip
         takes: dict[str, Any] = {"value": checks}
         if evidence is not None:

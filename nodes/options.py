@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypedDict
 
 from flowkit.errors import DeclarationError
 from flowkit.policy import Policy
+
+
+class Options(TypedDict, total=False):
+    """How a node that asks a model is tried, as `Policy` has it; a misspelt one is seen by a checker."""
+
+    retries: int
+    timeout_s: float | None
+    backoff_s: float
+    backoff_max_s: float
+    concurrency: int | None
 
 
 def policy_of(options: Mapping[str, Any]) -> Policy:

@@ -348,3 +348,8 @@ def gives_a_planner_another_type(page: Ref[Page]) -> None:
 
 def votes_on_a_ref(topic: Ref[Topic]) -> None:
     vote(topic)  # pyright mypy ty
+
+
+def misspells_an_option() -> None:
+    Judge("Is it clear?", checks=Page, retrys=1)  # pyright mypy
+    Planner("Answer.", takes=Topic, returns=Page, turns_maxx=3)  # pyright mypy
