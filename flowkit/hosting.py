@@ -281,15 +281,20 @@ class Hosting:
         """Take up a run if it can be; a refusal that stays is logged once and told to who waits."""
         if self.leaving or run_id in self.drivers or run_id in self.refused:
             return
-        try:
-            journal = await self.store.load(run_id)
-            if journal.record.status in OPEN:
-                await self.take(journal)
-        except (RunBusy, LeaseLost, RunNotFound):
+        problem = await guarded(self._take_open(run_id))
+        if problem is None or isinstance(problem, RunBusy | LeaseLost | RunNotFound):
             return
-        except (ResumeError, DeclarationError, JournalConflict) as error:
-            self.refused[run_id] = error
-            log.warning("run %s is not resumed: %s", run_id, error, extra={"run_id": run_id})
+        if isinstance(problem, StoreError) and not isinstance(problem, JournalConflict):
+            raise problem  # no run's fault
+        if not isinstance(problem, FlowkitError):  # a bug; the other runs go on
+            problem = ResumeError(f"run {run_id!r} cannot be taken up: {problem!r}")
+        self.refused[run_id] = problem
+        log.warning("run %s is not resumed: %s", run_id, problem, extra={"run_id": run_id})
+
+    async def _take_open(self, run_id: str) -> None:
+        journal = await self.store.load(run_id)
+        if journal.record.status in OPEN:
+            await self.take(journal)
 
 
 def _busy(record: RunRecord) -> RunBusy:

@@ -70,6 +70,8 @@ def _step_of(
                 f"step {planned.id!r}: {name} takes {show_type(hint)}, but step {other.id!r} "
                 f"gives {show_type(given)}."
             )
+    if first.kind == "verifier" and not planned.checks:
+        raise BadArguments(f"step {planned.id!r}: {tool.name} is a verifier, not a tool.")
     missing = [key for key in (*planned.after, planned.checks) if key and key not in by_id]
     if missing:
         raise BadArguments(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
+from flowkit.errors import DeclarationError
 from flowkit.events import CancelRequested, Decided, Event, Fact, Signalled, Status
 from flowkit.values import Value
 
@@ -165,6 +166,8 @@ def models_of(model: Model | Sequence[Model] | None) -> Sequence[Model]:
     """Models in order of preference."""
     if model is None:
         return ()
+    if isinstance(model, str):
+        raise DeclarationError(f"model={model!r}: give a model, such as OpenAIModel({model!r}).")
     return tuple(model) if isinstance(model, Sequence) else (model,)
 
 

@@ -257,6 +257,7 @@ def describe(error: BaseException) -> Error:
         text = str(error)
     except Exception:  # noqa: BLE001  (an error that cannot even be shown is still the node's)
         text = "an error whose text cannot be made"
+    text = "\n".join(line for line in text.split("\n") if "errors.pydantic.dev" not in line)
     message = _clean(text) or (type(error).__doc__ or "").strip().split("\n")[0]
     return Error(type(error).__name__, message[:MESSAGE_MAX], where)
 

@@ -286,11 +286,13 @@ class Steps:
 
     def reopen(self, subject: Slot, rejecting: list[Slot]) -> None:
         feedback = tuple(text for verifier in rejecting for text in verifier.feedback)
-        allowed = min(verifier.step.attempts for verifier in rejecting)
+        strict = min(rejecting, key=lambda verifier: verifier.step.attempts)
         subject.feedback = feedback
-        if subject.round - subject.round_base >= allowed:
+        round_, allowed = subject.round - subject.round_base, strict.step.attempts
+        if round_ >= allowed:
             text = (
-                f"rejected {allowed} of {allowed} times; the last feedback: {'; '.join(feedback)}"
+                f"rejected in round {round_}, and {strict.key!r} allows {allowed} rounds in all; the last "
+                f"feedback: {'; '.join(feedback)}"
             )
             self.owe(subject, ev.StepFailed(Error("Rejected", text)))
             return

@@ -21,16 +21,16 @@ from flowkit.node import AnyNode, Context
 from flowkit.nodes.context import DEFAULT, ContextPolicy, Conversation
 from flowkit.nodes.mending import bare, read_json
 from flowkit.nodes.node import Node
-from flowkit.nodes.options import Options, policy_of
+from flowkit.nodes.options import Options, check_tools, policy_of
 from flowkit.nodes.sampling import Sampled
 from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.talk import (
     ANSWER,
+    OWN,
     PLAN,
     RECALL,
     Talk,
     Tools,
-    check_own_names,
     goal_of,
     identity,
     mended,
@@ -59,7 +59,9 @@ SAMPLES = 8
 REPEATS_MAX = 3
 """How often the very same call is made; after that it is refused, and the model told."""
 
-_LAST = "This is your last turn, and no tool can be called any more. Answer now with what you have."
+_OPTIONS = ("turns_max", "steps_max", "repairs_max", "tokens_max", "tools", "model", "settings")
+
+_LAST = "This is your last turn, and no tool can be called any more. Answer now with what you have"
 
 
 @dataclass
@@ -159,7 +161,7 @@ class Planner(Node[*Ts, R]):
         )
         AnyNode.__init__(
             self, check_name(name, "planner"), dict(zip(names, kinds, strict=True)), returns,
-            policy_of(policy), version,
+            policy_of(policy, *_OPTIONS), version,
         )  # fmt: skip
         self.answers = True
         self.limits = Limits(steps_max, turns_max, 0, repairs_max, tokens_max)
@@ -168,7 +170,7 @@ class Planner(Node[*Ts, R]):
         self._instructions, self._style = instructions, style
         self._policies, self._settings = tuple(policies), dict(settings or {})
         given = tuple(Subflow(each) if isinstance(each, Workflow) else each for each in tools)
-        check_own_names(given, name)
+        check_tools(name, given, *sorted(OWN))
         self._offer = Tools(given, returns, upfront=style == "upfront", native=calls == "native")
         self._sampled = self._samples(names) if scale else None
 
@@ -224,7 +226,8 @@ class Planner(Node[*Ts, R]):
         aside = [ChatMessage("user", text) for text in ctx.feedback[told:]]
         last = ctx.last_turn or ctx.turns_left <= 1
         if last:
-            aside.append(ChatMessage("user", _LAST))
+            form = "." if self.gives is str else ", as one JSON value of the wanted schema."
+            aside.append(ChatMessage("user", _LAST + form))
         return _Turn(ctx, talk, talk.conversation, last, aside)
 
     async def _summarise(self, turn: _Turn) -> None:
@@ -276,7 +279,7 @@ class Planner(Node[*Ts, R]):
         offered = self._offer.offered
         reads = [await mended(turn.ctx, each, offered) for each in self._offer.read(message)]
         if not reads:
-            return self._text(message)
+            return self._text(message, f"Call a tool, or `{ANSWER}` to end.")
         if any(read.tool != ANSWER for read in reads):
             return Plan(*_steps(turn, reads, self.limits.steps_max))
         return self._answer(reads[0])
@@ -285,8 +288,8 @@ class Planner(Node[*Ts, R]):
         """The answer, where nothing else may come any more."""
         reads = self._offer.read(message)
         if not reads:
-            return self._text(message)
-        return self._answer(reads[0]) if reads[0].tool == ANSWER else _Nudge(_LAST)
+            return self._text(message, "Answer with one JSON value of the wanted schema.")
+        return self._answer(reads[0]) if reads[0].tool == ANSWER else _Nudge(f"{_LAST}.")
 
     def _answer(self, read: Read) -> Any:
         codec = self.codec()
@@ -294,7 +297,7 @@ class Planner(Node[*Ts, R]):
             return _Nudge(read.error)
         return codec.load(read.planned.inputs[0].text or "")
 
-    def _text(self, message: ChatMessage) -> Any:
+    def _text(self, message: ChatMessage, help: str) -> Any:
         """The answer that stands in a message's text."""
         text, codec = message.content or "", self.codec()
         if not text.strip():
@@ -306,7 +309,7 @@ class Planner(Node[*Ts, R]):
             codec.dump(found)  # what cannot be kept is no answer
             return found
         except ValueError as error:
-            return _Nudge(f"This is no answer: {error}\nCall a tool, or `{ANSWER}` to end.")
+            return _Nudge(f"This is no answer: {error}\n{help}")
 
     def _whole_plan(self, turn: _Turn, message: ChatMessage) -> Any:
         """A plan with what depends on what, from the arguments of the call `plan`."""

@@ -22,7 +22,7 @@ from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.nodes.node import Node
-from flowkit.nodes.options import policy_of
+from flowkit.nodes.options import check_tools, policy_of
 from flowkit.plan import Findings, Plan
 from flowkit.policy import Limits, Policy
 from flowkit.values import compact
@@ -62,16 +62,7 @@ class CodePlanner(Node[*Ts, R]):
         self._threaded = None if inspect.iscoroutinefunction(function) else function
         self.description = inspect.getdoc(function) or ""
         self._tools = tuple(tools)
-        for tool in tools:
-            if tool.kind == "verifier":
-                raise DeclarationError(
-                    f"planner {name!r}: {tool.name!r} is a verifier, not a tool."
-                )
-        names = [tool.name for tool in tools]
-        if len(set(names)) < len(names):
-            raise DeclarationError(
-                f"planner {name!r} has two tools of one name: {', '.join(names)}."
-            )
+        check_tools(name, self._tools)
 
     @property
     def tools(self) -> Sequence[AnyNode]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from flowkit.errors import DeclarationError
+from flowkit.node import AnyNode
 from flowkit.policy import Policy
 
 
@@ -20,14 +21,39 @@ class Options(TypedDict, total=False):
     concurrency: int | None
 
 
-def policy_of(options: Mapping[str, Any]) -> Policy:
-    """The policy of a decorator's options; `DeclarationError` for one that does not exist."""
+def policy_of(options: Mapping[str, Any], *others: str) -> Policy:
+    """The policy of a declaration's options; `DeclarationError` for one that does not exist.
+
+    `others`: names that the declaration takes beside them, for the hint.
+    """
     from difflib import get_close_matches
 
-    known = [each.name for each in fields(Policy)]
+    known = [*others, *(each.name for each in fields(Policy))]
     for name in options:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"options: {', '.join(known)}."
             raise DeclarationError(f"there is no option {name!r}; {hint}")
     return Policy(**options)
+
+
+def check_tools(planner: str, tools: Sequence[AnyNode], *own: str) -> None:
+    """Refuse what cannot be a planner's tool, and names that are taken."""
+    names: list[str] = list(own)
+    for tool in tools:
+        if not isinstance(cast(object, tool), AnyNode):
+            raise DeclarationError(
+                f"planner {planner!r}: tools= takes nodes, not {tool!r}. Decorate a function with @tool."
+            )
+        if tool.kind == "verifier":
+            raise DeclarationError(f"planner {planner!r}: {tool.name!r} is a verifier, not a tool.")
+        if tool.name in own:
+            raise DeclarationError(
+                f"planner {planner!r}: a tool is named {tool.name!r}, which the planner has itself. "
+                f"Rename it."
+            )
+        if tool.name in names:
+            raise DeclarationError(
+                f"planner {planner!r} has two tools of one name: {tool.name!r}. Rename one."
+            )
+        names.append(tool.name)

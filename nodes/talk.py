@@ -12,7 +12,6 @@ from itertools import zip_longest
 from typing import Any, Final
 
 from flowkit.chat import ChatMessage
-from flowkit.errors import DeclarationError
 from flowkit.graph import Call
 from flowkit.node import AnyNode, Context
 from flowkit.nodes.context import Conversation, Said
@@ -106,14 +105,6 @@ class Tools:
             "parameters": plan_schema(self.tools),
         }
         return (plan, *schemas)
-
-
-def check_own_names(tools: Sequence[AnyNode], name: str) -> None:
-    taken = sorted(OWN & {tool.name for tool in tools})
-    if taken:
-        raise DeclarationError(
-            f"planner {name!r}: a tool is named {taken[0]!r}, which the planner has itself. Rename it."
-        )
 
 
 def goal_of(codecs: Mapping[str, Codec], args: Sequence[Any]) -> str:

@@ -242,7 +242,10 @@ async def test_a_critic_who_is_never_pleased_fails_the_run() -> None:
         return {"score": 0.1, "feedback": "dull"} if request.schema else "I have read it."
 
     async with running() as engine:
-        with pytest.raises(Rejected, match="rejected 4 of 4 times; the last feedback: dull"):
+        with pytest.raises(
+            Rejected,
+            match="rejected in round 4, and 'critic' allows 4 rounds in all; the last feedback: dull",
+        ):
             await engine.run(Desk(judge=never).workflow, MILL)
 
 

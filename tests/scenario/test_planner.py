@@ -10,7 +10,17 @@ import pytest
 from pydantic import BaseModel
 
 import flowkit.events as ev
-from flowkit import Budget, BudgetExceeded, Context, Ref, Reject, Rejected, StepFailed, workflow
+from flowkit import (
+    Budget,
+    BudgetExceeded,
+    Context,
+    DeclarationError,
+    Ref,
+    Reject,
+    Rejected,
+    StepFailed,
+    workflow,
+)
 from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, Usage
 from flowkit.errors import BadModelAnswer, ContextOverflow
 from flowkit.nodes import Fallback, Planner, best_of, tool, verifier
@@ -569,3 +579,34 @@ async def test_a_policy_may_name_the_tool_of_the_next_request() -> None:
     async with running(None, Log(), model=model) as engine:
         await engine.run(flow_of(agent(policies=policies)), WHY)
     assert model.requests[0].settings["tool_choice"]["function"]["name"] == "search"
+
+
+async def test_a_last_turn_may_still_call_answer_and_is_told_what_is_wanted() -> None:
+    model = ScriptedModel([answer("ok")])
+    async with running(None, Log(), model=model) as engine:
+        assert (await engine.run(flow_of(agent(turns_max=1)), WHY)).text == "ok"
+    assert "as one JSON value" in (model.requests[0].messages[-1].content or "")
+
+
+@verifier
+async def strict(ctx: Context, text: str) -> None:
+    raise Reject("no")
+
+
+@pytest.mark.parametrize(
+    ("tools", "problem"),
+    [
+        ([strict], "'strict' is a verifier, not a tool"),
+        ([search, search], "two tools of one name: 'search'"),
+        ([len], "takes nodes, not <built-in function len>"),
+    ],
+    ids=["verifier", "twice", "function"],
+)
+def test_what_is_no_tool_is_refused_at_declaration(tools: Any, problem: str) -> None:
+    with pytest.raises(DeclarationError, match=problem):
+        agent(tools=tools)
+
+
+def test_a_misspelt_option_gets_the_nearest_name() -> None:
+    with pytest.raises(DeclarationError, match="did you mean turns_max"):
+        agent(max_turns=3)

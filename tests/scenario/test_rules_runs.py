@@ -24,6 +24,7 @@ from flowkit.errors import (
     BudgetExceeded,
     DeadlineExceeded,
     DeclarationError,
+    FlowkitError,
     ResumeError,
     RunBusy,
     RunCancelled,
@@ -31,7 +32,7 @@ from flowkit.errors import (
     RunQuarantined,
 )
 from flowkit.nodes import Findings, Node, Plan, planner, tool
-from flowkit.ports import Message, RunQuery
+from flowkit.ports import Message, RunQuery, RunRecord
 from flowkit.store import MemoryStore
 from tests.scenario.kit import (
     Log,
@@ -1024,3 +1025,21 @@ async def test_a_cancel_that_waited_for_an_owner_comes_before_any_new_start() ->
         with pytest.raises(RunCancelled):
             await engine.run(single, 1, run_id="r")
     assert log == [], "a step began after the cancel was recorded"
+
+
+async def test_a_run_that_cannot_be_folded_does_not_stop_the_engine_that_recovers_others() -> None:
+    store = memory()
+    async with running(store, Log()) as engine:
+        await engine.run(quick, 1, run_id="good")
+    good = await store.load("good")
+    assert isinstance(good.events[0].payload, ev.RunStarted)
+    copy = await crashed(store, "good", 2)
+    bad = RunRecord("bad", "quick", "h", 1.0, owner="dead", epoch=1 << 40, lease_until=0.0)
+    await copy.create(bad)
+    step = good.events[0].payload.graph.steps[0].key
+    wrong = ev.Event(3, 1.0, ev.Accepted("h"), step)
+    await copy.append("bad", [*good.events[:2], wrong], expect=0, epoch=bad.epoch)
+    async with running(copy, Log(), workflows=[quick], recover=True) as engine:
+        assert await engine.resume("good") is not None
+        with pytest.raises(FlowkitError):
+            await engine.handle("bad").result()

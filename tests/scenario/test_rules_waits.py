@@ -579,7 +579,8 @@ async def test_a_wait_that_the_node_gives_up_does_not_stop_its_other_work() -> N
         assert await engine.run(flow, 1, run_id="r") == "did it alone"
     assert log == ["patient 0 1"]
     waiting = of((await store.load("r")).events, ev.Waiting)[0]
-    async with running(await crashed(store, "r", waiting.seq), Log()) as engine:
+    copy = await crashed(store, "r", waiting.seq)
+    async with running(copy, Log(), suspend_after_s=20) as engine:
         assert await engine.run(flow, 1, run_id="r") == "did it alone"
 
 
@@ -597,3 +598,19 @@ async def test_a_durable_wait_in_a_task_beside_the_node_is_refused_in_words() ->
     async with running() as engine:
         with pytest.raises(StepFailed):
             await engine.run(flow, 1, run_id="r")
+
+
+async def test_a_run_that_died_while_it_waited_in_memory_waits_again_and_frees_its_memory() -> None:
+    store = memory()
+    async with running(store, Log(), suspend_after_s=10_000) as engine:
+        await engine.start(approval, 1, run_id="r")
+        await anyio.sleep(10)
+        waiting = of(await journal(engine, "r"), ev.Waiting)[0].seq
+    copy = await crashed(store, "r", waiting)
+    async with running(copy, Log(), workflows=[approval]) as engine:
+        handle = await engine.take("r")
+        await anyio.sleep(10)
+        assert (await handle.record()).status == "waiting"
+        assert in_memory(engine) == []
+        await handle.signal("verdict", {"ok": True, "why": "late"})
+        assert await handle.result() == "<True: late>"
