@@ -11,7 +11,9 @@ from flowkit.chat import ModelRequest
 from flowkit.model import OpenAIModel
 from flowkit.nodes import Planner, tool
 from flowkit.store import MemoryStore
-from flowkit.testing import strict_server
+from flowkit.testing import ScriptedModel, strict_server
+
+REAL_TIME = True  # a loopback server answers in no virtual time
 
 
 @tool
@@ -23,9 +25,19 @@ async def search(ctx: Context, q: str) -> str:
 native = Planner("Search.", takes=str, returns=str, tools=[search], name="native")
 
 
+enveloped = Planner(
+    "Search.", takes=str, returns=str, tools=[search], name="enveloped", calls="json"
+)
+
+
 @workflow
 def in_tokens(q: Ref[str]) -> Ref[str]:
     return native(q)
+
+
+@workflow
+def in_text(q: Ref[str]) -> Ref[str]:
+    return enveloped(q)
 
 
 async def run(which: Any, model: Any) -> str:
@@ -78,3 +90,32 @@ async def test_a_leaked_call_is_enforced_like_any(said: str, result: str) -> Non
             for message in request.messages
         )
         assert server.violations == []
+
+
+@pytest.mark.parametrize(
+    ("said", "results"),
+    [
+        ('{"tool": "serch", "parameters": {"q": "x"}}', ["did you mean search?"]),
+        (
+            '{"tool": "search", "parameters": {"q": "x"}}\n{"tool": "search", "args": {"q": "y"}}',
+            ["found x", "found y"],
+        ),
+        (
+            'I look: {"tool": "search", "input": {"q": "x"}} and {"tool": "search", "input": {"q": "y"}}',
+            ["found x", "found y"],
+        ),
+        ('{"tool": "search", "parameters": {"q": "x', ["cannot be read"]),
+    ],
+    ids=["an unknown name", "two lines", "in prose", "cut"],
+)
+async def test_a_call_in_text_is_no_answer(said: str, results: list[str]) -> None:
+    model = ScriptedModel([said, "final"])
+    assert await run(in_text, model) == "final"
+    assert len(model.requests) == 2
+    for result in results:
+        assert result in told(model.requests[1])
+
+
+async def test_an_answer_that_only_names_a_tool_is_an_answer() -> None:
+    said = '{"tool": "hammer", "price": 3}'
+    assert await run(in_text, ScriptedModel([said])) == said
