@@ -1,7 +1,8 @@
 """JSON that a model wrote: read strictly, else mended where only one reading is left.
 
 A repair may change punctuation and nothing else; what would have to be guessed is refused, so that
-the model can be asked.
+the model can be asked. It all happens in the event loop, so the time grows with the length of a text,
+and the one stage that takes longer has a limit.
 """
 
 from __future__ import annotations
@@ -10,22 +11,30 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 REPAIR_CHARS_MAX: Final = 10_000
 """Longer texts are not repaired: the time grows with the square (half a second for these)."""
 
+OBJECTS_MAX: Final = 256
+"""Objects that are told apart in one text; the rest of it is one piece."""
 
-def read_json(text: str) -> tuple[Any, bool]:
+TOKENS_MAX: Final = 100_000
+"""Texts, brackets and commas of a text that is tidied (0.2 s); 1 MB can have a million of them."""
+
+
+def read_json(text: str, *, repair_chars: int = REPAIR_CHARS_MAX) -> tuple[Any, bool]:
     """The data of a JSON text, and whether it was strict JSON; raises `ValueError`, which says where.
 
     Two properties of one name, NaN and infinity are not strict. A text within a text is given as it is.
+    A text of more than `repair_chars` is not repaired: who reads many texts shares the limit out.
     """
     try:
         return _STRICT.decode(text), True
     except (ValueError, RecursionError) as error:
-        for mend in (_LENIENT.decode, _within, _tidied, _repaired):
+        cheap = (_LENIENT.decode, _within, _tidied)
+        for mend in (*cheap, _repaired) if len(text) <= repair_chars else cheap:
             try:
                 return mend(bare(text)), False
             except (ValueError, RecursionError):
@@ -51,6 +60,36 @@ def bare(text: str) -> str:
     if text.startswith("```"):
         text = text.partition("\n")[2].rpartition("```")[0].strip()
     return text
+
+
+def objects_in(text: str) -> Iterator[str]:
+    """The outermost objects that stand in a text, as they are written; an open one goes to its end."""
+    at = 0
+    for _ in range(OBJECTS_MAX):
+        begin = _BEGIN.search(text, at)
+        if begin is None:
+            return
+        at = _end_of_object(text, begin.start())
+        yield text[begin.start() : at]
+    if begin := _BEGIN.search(text, at):
+        yield text[begin.start() :]
+
+
+_BEGIN: Final = re.compile(r"""\{\s*(?:["']|tool\b)""")
+"""An object with a property; braces in prose, and doubled ones, have none."""
+
+_TEXT: Final = r""""[^"\\]*(?:\\.[^"\\]*)*"|'[^'\\]*(?:\\.[^'\\]*)*'"""
+_INSIDE: Final = re.compile(rf"""{_TEXT}|["'].*|[{{}}]""", re.DOTALL)
+"""Texts, an open text with all that follows (once: not again from each quote in it), and braces."""
+
+
+def _end_of_object(text: str, begin: int) -> int:
+    depth = 0
+    for found in _INSIDE.finditer(text, begin):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if not depth:
+            return found.end()
+    return len(text)
 
 
 def _told_apart(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,24 +122,30 @@ def _within(text: str) -> Any:
     if at < 0 or '"' in text[:at] or "[" in text[:at]:
         raise ValueError("what stands before the object may be a part of it")
     first, end = _LENIENT.raw_decode(text, at)
-    while at >= 0:
+    for _ in range(OBJECTS_MAX):
         at = text.find("{", end)
         if re.search('[":]', text[end:at] if at >= 0 else text[end:]):
             raise ValueError("what stands behind the object may be a part of it")
-        if at >= 0:
-            other, end = _LENIENT.raw_decode(text, at)
-            if other != first:
-                raise ValueError("there is more than one object")
-    return first
+        if at < 0:
+            return first
+        other, end = _LENIENT.raw_decode(text, at)
+        if other != first:
+            break
+    raise ValueError("there is more than one object")
 
 
 def _tidied(text: str) -> Any:
     """The data of a text with commas too many, brackets too few, or the quotes and words of Python."""
     if not text.endswith((*_ENDS, "'", "True", "False", "None")):
         raise ValueError("the text is cut")
+    tokens: list[str] = _TOKEN.findall(text)
+    if tokens[-1][0] in "\"'" and not re.fullmatch(_TEXT, tokens[-1], re.DOTALL):
+        raise ValueError("a text has no end")
+    if len(tokens) > TOKENS_MAX:
+        raise ValueError("it has too many parts")
     parts: list[str] = []
     ends: list[str] = []
-    for token in re.findall(_TOKEN, text):
+    for token in tokens:
         if token in ("{", "["):
             ends.append("}" if token == "{" else "]")
         elif token in ("}", "]"):
@@ -117,9 +162,7 @@ def _tidied(text: str) -> Any:
     return _LENIENT.decode("".join(parts + ends[::-1]))
 
 
-_TOKEN: Final = re.compile(
-    r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[{}\[\],"']|[^{}\[\],"']+)""", re.DOTALL
-)
+_TOKEN: Final = re.compile(rf"""{_TEXT}|["'].*|[{{}}\[\],]|[^{{}}\[\],"']+""", re.DOTALL)
 _QUOTES: Final = re.compile(r'\\.|"', re.DOTALL)
 _WORDS: Final = {"True": "true", "False": "false", "None": "null"}
 
@@ -130,7 +173,7 @@ def _requoted(found: re.Match[str]) -> str:
 
 def _repaired(text: str) -> Any:
     """What json-repair makes of a text, if only punctuation differs; else `ValueError`."""
-    if len(text) > REPAIR_CHARS_MAX or not text.startswith("{") or _is_cut(text) or _is_vague(text):
+    if not text.startswith("{") or _is_cut(text) or _is_vague(text):
         raise ValueError("there may be more than one reading")
     from json_repair import loads
 

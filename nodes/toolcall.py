@@ -24,7 +24,7 @@ from flowkit.chat import ChatMessage, ModelRequest, ToolCall
 from flowkit.errors import BadArguments, DeclarationError
 from flowkit.graph import Call, Source
 from flowkit.node import AnyNode
-from flowkit.nodes.mending import bare, is_object, read_json
+from flowkit.nodes.mending import REPAIR_CHARS_MAX, bare, is_object, objects_in, read_json
 from flowkit.plan import Planned
 from flowkit.values import compact, parse
 
@@ -45,7 +45,7 @@ class Read:
     `id` is unique in the message, `step` in the turn. `raw` is what the model wrote, `arguments` the
     JSON object that goes back into the conversation. `planned` is what runs, None where nothing may;
     then `error` says why, for the model. `once`: the tool must not happen twice. `asked`: the one
-    correction is used up.
+    correction is used up, or there is none. `timeout_s`: how long the model would wait, if it said so.
     """
 
     id: str
@@ -58,6 +58,7 @@ class Read:
     error: str = ""
     once: bool = False
     asked: bool = False
+    timeout_s: float | None = None
 
     @property
     def needs_correction(self) -> bool:
@@ -159,30 +160,39 @@ def read_calls(
 ) -> tuple[Read, ...]:
     """One `Read` for each call of the message, in its order; what a model wrote raises nothing.
 
-    With `envelope` a message without calls may hold them as JSON in its text, fenced or bare:
-    `{"tool", "parameters"}`, or a list of these. Other fields (`timeout`) are ignored: how long a
-    tool may take is said where it is declared. Never pass a tool's result, which quotes strangers.
+    With `envelope` a message without calls may hold them as JSON in its text: fenced, bare, in prose,
+    in a list. An envelope is an object with a text as "tool" and nothing but "parameters" (or
+    "arguments", "args", "input"), "timeout" and "id" beside it: an answer of the user's own type may
+    have a field "tool", too. What has one but cannot be read is a call that is broken, no answer. Never
+    pass a tool's result, which quotes strangers.
     """
     by_name = {tool.name: tool for tool in tools}
-    calls = [(call, True) for call in message.tool_calls]
+    calls = [_Found(call) for call in message.tool_calls]
     if envelope and not calls:
-        calls = _enveloped(message.content or "", by_name)
-    given = [call.id for call, _ in calls]
+        calls = _enveloped(message.content or "")
+    given = [found.call.id for found in calls]
     taken, seen, steps = set(given), set[str](), set[str]()
     counted: Counter[str] = Counter()
     reads: list[Read] = []
-    for n, (call, exact) in enumerate(calls, 1):
+    room = REPAIR_CHARS_MAX  # for all calls together
+    for n, found in enumerate(calls, 1):
+        call = found.call
         own = call.id if call.id and call.id not in seen else _free(call.id or "call", n, taken)
         seen.add(own)
-        counted[call.name] += 1
-        base = Read(own, call.name, "broken", raw=call.arguments)
+        base = Read(own, call.name, "broken", raw=call.arguments, timeout_s=found.timeout_s)
+        if found.error:
+            reads.append(replace(base, error=found.error, asked=True))
+            continue
         if call.name not in by_name:
             whole = call.arguments if is_object(call.arguments) else "{}"
             error = _no_such_tool(call.name, by_name)
             reads.append(replace(base, how="unknown", arguments=whole, error=error))
             continue
-        step = _free(call.name, counted[call.name], steps)
-        reads.append(_understood(replace(base, step=step), by_name[call.name], exact=exact))
+        counted[call.name] += 1
+        base = replace(base, step=_free(call.name, counted[call.name], steps))
+        read = _understood(base, by_name[call.name], exact=found.exact, repair_chars=room)
+        room -= 0 if read.how == "valid" else len(call.arguments)
+        reads.append(read)
     return tuple(reads)
 
 
@@ -232,21 +242,27 @@ def settled_message(message: ChatMessage, reads: Sequence[Read]) -> ChatMessage:
     return message if calls == tuple(message.tool_calls) else replace(message, tool_calls=calls)
 
 
+_ENVELOPE: Final = '{"tool": "NAME", "parameters": {…}}'
+
+
 def envelope_prompt(schemas: Iterable[Mapping[str, Any]]) -> str:
     """How to call these tools in a JSON envelope, for models that have no calls of their own."""
     lines = "\n".join(compact(schema) for schema in schemas)
     return (
-        'To call a tool, answer with JSON and nothing else: {"tool": "NAME", "parameters": {…}}, or '
-        f"a list of such objects for several calls.\nTools:\n{lines}"
+        f"To call a tool, answer with JSON and nothing else: {_ENVELOPE}, or a list of such objects for "
+        'several calls. Add "timeout": SECONDS to a call that shall not take longer.'
+        f"\nTools:\n{lines}"
     )
 
 
-def _understood(base: Read, tool: AnyNode, *, exact: bool = True) -> Read:
+def _understood(
+    base: Read, tool: AnyNode, *, exact: bool = True, repair_chars: int = REPAIR_CHARS_MAX
+) -> Read:
     parameters, whole = _parameters(tool)
     once = any(node.policy.effect == "once" for node in tool.alternatives)
     base = replace(base, how="broken", arguments="{}", once=once)
     try:
-        data, strict = _arguments(base.raw, parameters)
+        data, strict = _arguments(base.raw, parameters, repair_chars)
         exact = exact and strict
         keep = strict and base.raw.lstrip().startswith("{")
         base = replace(base, arguments=base.raw if keep else compact(data))
@@ -315,14 +331,18 @@ def _path(parts: Iterable[object]) -> str:
     return text.removeprefix(".") or "the arguments"
 
 
-def _arguments(raw: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+def _arguments(
+    raw: str, parameters: Mapping[str, Any], repair_chars: int
+) -> tuple[dict[str, Any], bool]:
     """The JSON object of a call, and whether it was strict JSON; raises `BadArguments`."""
-    if raw.strip() in ("", "null") and not parameters.get("required"):
+    if raw.strip() in ("", "null"):
+        if needed := parameters.get("required"):
+            raise BadArguments(f"it has no arguments, and needs {', '.join(needed)}")
         return {}, True
     try:
-        data, exact = read_json(raw)
+        data, exact = read_json(raw, repair_chars=repair_chars)
         if isinstance(data, str):  # an object within a text: some servers encode it twice
-            data, exact = read_json(data)[0], False
+            data, exact = read_json(data, repair_chars=repair_chars)[0], False
     except ValueError as error:
         raise BadArguments(f"its arguments are no valid JSON: {error}") from error
     if not isinstance(data, dict):
@@ -330,40 +350,77 @@ def _arguments(raw: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any],
     return cast("dict[str, Any]", data), exact
 
 
-def _enveloped(text: str, tools: Mapping[str, AnyNode]) -> list[tuple[ToolCall, bool]]:
-    """Calls in the text of a message, and whether each was strict JSON."""
-    fenced: list[str] = re.findall(r"```\w*\s*\n(.*?)```", text, re.DOTALL)
-    for parts in (fenced, [text]):
-        if found := [each for part in parts for each in _calls_in(part, tools)]:
-            return found
-    return []
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A call before it is understood; `error` if it stands in an envelope that cannot be read."""
+
+    call: ToolCall
+    exact: bool = True
+    timeout_s: float | None = None
+    error: str = ""
 
 
-def _calls_in(text: str, tools: Mapping[str, AnyNode]) -> list[tuple[ToolCall, bool]]:
-    try:
-        data, exact = read_json(text)
-    except ValueError:
-        return []
-    items = cast("list[object]", data) if isinstance(data, list) else [data]
-    calls = [call for item in items if (call := _call_in(item, tools))]
-    return [(call, exact) for call in calls] if len(calls) == len(items) else []
+def _enveloped(text: str) -> list[_Found]:
+    """Calls in the text of a message: of its outermost objects, those that are envelopes."""
+    calls: list[_Found] = []
+    room = REPAIR_CHARS_MAX
+    for part in objects_in(text):
+        if "tool" not in part:
+            continue
+        try:
+            data, exact = read_json(part.rstrip("` \t\r\n"), repair_chars=room)
+        except ValueError as error:
+            room -= len(part)
+            if _LOOKS_LIKE_ONE.search(part):
+                calls.append(_unread(part, str(error)))
+            continue
+        room -= 0 if exact else len(part)
+        if found := _call_in(data, exact=exact):
+            calls.append(found)
+    return calls
 
 
-def _call_in(item: Any, tools: Mapping[str, AnyNode]) -> ToolCall | None:
-    if not isinstance(item, dict):
+_PARAMETERS: Final = ("parameters", "arguments", "args", "input")
+_FIELDS: Final = frozenset({"tool", "timeout", "id", *_PARAMETERS})
+_LOOKS_LIKE_ONE: Final = re.compile(
+    r"""[{,]\s*["']tool["']\s*:(?:\s*["'](?P<name>[A-Za-z0-9_-]{1,64})["'])?"""
+)
+
+
+def _call_in(data: Any, *, exact: bool) -> _Found | None:
+    """The call that is in an envelope; None if it is something else, such as the answer."""
+    item = cast("dict[str, Any]", data if isinstance(data, dict) else {})
+    if not isinstance(item.get("tool"), str) or item.keys() - _FIELDS:
         return None
-    data = cast("dict[str, Any]", item)
-    name = data.get("tool")
-    if not isinstance(name, str) or name not in tools or "parameters" not in data:
+    given: object = next((item[name] for name in _PARAMETERS if name in item), "{}")
+    arguments = given if isinstance(given, str) else compact(given)
+    return _Found(ToolCall("", item["tool"], arguments), exact, _seconds(item.get("timeout")))
+
+
+def _seconds(value: object) -> float | None:
+    """A time that somebody can wait; None for anything else, which is no reason to refuse a call."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    given = data["parameters"]
-    return ToolCall("", name, given if isinstance(given, str) else compact(given))
+    return float(value) if 0 < value <= _SECONDS_MAX else None
+
+
+_SECONDS_MAX: Final = 1e9
+
+
+def _unread(part: str, why: str) -> _Found:
+    named = _LOOKS_LIKE_ONE.search(part)
+    name = (named and named["name"]) or ""
+    return _Found(
+        ToolCall("", name, part),
+        error=f"{name or 'a tool'} was not called: its JSON cannot be read: {why}. Write all of it again, "
+        f"as strict JSON: {_ENVELOPE}.",
+    )
 
 
 def _no_such_tool(name: str, tools: Mapping[str, AnyNode]) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(name, tools, n=3, cutoff=0.4)
+    near = get_close_matches(name[:64], tools, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"tools: {', '.join(tools) or 'none'}."
     return f"there is no tool {name[:64]!r}; {hint}"
 

@@ -9,10 +9,10 @@ servers were seen to let through:
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import count
 from typing import Final, Literal
 
 from flowkit.chat import ChatMessage, Delta, ToolCall
@@ -21,69 +21,84 @@ RECOVERED_FROM: Final = "_recovered_from"
 """In `ChatMessage.extra`: where leaked tool calls were found, `content` or `reasoning`."""
 
 _CALL: Final = re.compile(
-    r"<\|tool_call_begin\|>(?P<id>[^<]*)<\|tool_(?:call_)?arguments?_begin\|>"
-    r"(?P<arguments>.*?)"
+    r"<\|tool_call_begin\|>(?P<call>.*?)"
     r"(?:<\|tool_call_end\|>|(?=<\|tool_call_begin\|>|<\|tool_calls?_section_end\|>)|\Z)",
     re.DOTALL,
 )
+_ARGUMENTS: Final = re.compile(r"<\|tool_(?:call_)?arguments?_begin\|>|(?=\{)")
+"""Where a call's id ends; without the marker, at the first brace."""
+
+_MARKER: Final = re.compile(
+    r"<\|tool_(?:calls?_section_begin|calls?_section_end|call_begin|call_end"
+    r"|(?:call_)?arguments?_begin)\|>"
+)
 _OPEN: Final = "<think>"
 _CLOSE: Final = "</think>"
-_MARKER: Final = re.compile(r"<\|tool_call(?:s?_section)?_(?:begin|end)\|>")
 
 
 def recovered(message: ChatMessage, names: Collection[str]) -> ChatMessage:
-    """The message with the calls that its text holds raw, of tools with these names.
+    """The message with the calls that its text holds raw, and without their markers.
 
-    The same message if there is none. Call it only with what the model itself wrote: a tool's
-    result, or a page, may hold such text to be taken for a call.
+    Every call is given as it was written, of an unknown tool or with broken arguments too: whoever
+    enforces calls can then tell the model what is wrong. `names`, the request's tools, only name the
+    tool of a call that has but a counter. The same message if there is nothing raw in it. Call it
+    only with what the model itself wrote, where the server gave no calls: a tool's result, or a
+    page, may hold such text to be taken for a call.
     """
     for place, text in (("content", message.content), ("reasoning", message.reasoning)):
-        if not text or "<|tool_call_begin|>" not in text:
-            continue
-        calls = tuple(_calls(text, names))
-        if calls:
-            rest = _MARKER.sub("", _CALL.sub("", text))
+        if text and (calls := _calls(text, names)):
             extra = {**message.extra, RECOVERED_FROM: place}
-            if place == "content":
-                return replace(message, content=rest.strip() or None, tool_calls=calls, extra=extra)
-            return replace(message, reasoning=rest, tool_calls=calls, extra=extra)
-    return message
+            return _unmarked(replace(message, tool_calls=calls, extra=extra))
+    return _unmarked(message)
 
 
-def _calls(text: str, names: Collection[str]) -> Iterator[ToolCall]:
-    """The whole calls: of known tools, with a JSON object for arguments."""
+def _unmarked(message: ChatMessage) -> ChatMessage:
+    """The message without raw calls and their markers; itself, if it has none."""
+    content, reasoning = message.content, message.reasoning
+    if content and _MARKER.search(content):
+        content = _without(content).strip() or None
+    if reasoning and _MARKER.search(reasoning):
+        reasoning = _without(reasoning)
+    if (content, reasoning) == (message.content, message.reasoning):
+        return message
+    return replace(message, content=content, reasoning=reasoning)
+
+
+def _without(text: str) -> str:
+    return _MARKER.sub("", _CALL.sub("", text))
+
+
+def _calls(text: str, names: Collection[str]) -> tuple[ToolCall, ...]:
+    """The calls in their order, as they were written, with ids that are told apart."""
+    calls: list[ToolCall] = []
     taken: set[str] = set()
-    for place, found in enumerate(_CALL.finditer(text)):
-        name, index = _named(found["id"].strip(), names)
-        arguments = found["arguments"].strip()
-        if name not in names or not _is_object(arguments):
+    free = count()
+    for found in _CALL.finditer(text):
+        call_id, *rest = _ARGUMENTS.split(found["call"], maxsplit=1)
+        arguments = rest[0].strip() if rest else ""
+        if not (call_id.strip() or arguments):
             continue
-        call_id = f"functions.{name}:{index or place}"
-        while call_id in taken:
-            call_id += "0"
-        taken.add(call_id)
-        yield ToolCall(call_id, name, arguments)
+        name, index = _named(call_id.strip(), names)
+        own = f"functions.{name}:{index or len(calls)}"
+        while own in taken:
+            own = f"functions.{name}:{next(free)}"
+        taken.add(own)
+        calls.append(ToolCall(own, name, arguments or "{}"))
+    return tuple(calls)
 
 
 def _named(call_id: str, names: Collection[str]) -> tuple[str, str]:
     """Name and index in an id: after the first `functions.`, before the last colon.
 
-    A bare number names the tool only where there is but one.
+    A bare number names the tool only where there is but one; else it stands for the name.
     """
     name, colon, index = call_id.rpartition(":")
     if not colon:
-        name, index = (call_id, "") if not call_id.isdigit() else ("", call_id)
+        name, index = call_id, call_id
     name = name.removeprefix("functions.")
-    if not name and len(names) == 1:
+    if (not name or name.isdigit()) and len(names) == 1:
         (name,) = names
-    return name, index if index.isdigit() else ""
-
-
-def _is_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+    return name or index, index if index.isdigit() else ""
 
 
 class ThinkSplitter:

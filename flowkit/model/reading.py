@@ -184,7 +184,7 @@ def conclude(
 ) -> ModelAnswer:
     """The answer, if it is whole and there is something in it.
 
-    `tools` are the names that may be called; `forced` is the tool whose call is the answer itself.
+    `tools` are the names that were offered; `forced` is the tool whose call is the answer itself.
     """
     message, reason = got.message(), got.finish_reason
     where = access.where

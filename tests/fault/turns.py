@@ -257,7 +257,7 @@ _SAID: Final = (
 
 # ---- what the server does wrong ----
 
-VARIANTS: Final = ("plain", "singular", "arguments", "no_prefix", "no_end", "sections", "broken")
+VARIANTS: Final = ("plain", "singular", "arguments", "no_prefix", "no_end", "sections")
 HARMLESS: Final = ("index_zero", "odd_chunks", "finish_stop", "finish_twice")
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowkit.nodes.mending import REPAIR_CHARS_MAX, bare, is_object, read_json
+from flowkit.nodes.mending import (
+    OBJECTS_MAX,
+    REPAIR_CHARS_MAX,
+    bare,
+    is_object,
+    objects_in,
+    read_json,
+)
 
 texts = st.text(max_size=6) | st.text(alphabet="abn\"'{}[]:,\\\n /.0u“你", max_size=10)
 leaves = (
@@ -159,3 +167,54 @@ def test_only_strict_objects_are_objects() -> None:
     for text in ("[]", "null", "1", "", "{'a': 1}", '{"a": NaN}', "[" * 5_000):
         assert not is_object(text)
     assert math.isfinite(read_json('{"a": 1e300}')[0]["a"])
+
+
+HOSTILE = [
+    '{"q": "', '\\"', "'\\", "{'", '"', "'", "[", "]", "{}", ",", '{"a":', '{"a":1}', "{'a':", "[]", "\\", "{\n",
+    "```\n", "```json\n\n", '{"tool":', '{"tool":}', '{"tool": "a"}', '{"tool": "a", "parameters": {"a": "', "True ",
+    "None'", "1", "[[],", '{"a": "b" ',
+]  # fmt: skip
+
+
+def seconds(work: Callable[[str], object], text: str) -> float:
+    """The processor time of a piece of work, whatever comes of it."""
+    begun = time.process_time()
+    try:
+        work(text)
+    except ValueError:
+        pass
+    return time.process_time() - begun
+
+
+def all_objects(text: str) -> list[str]:
+    return list(objects_in(text))
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_a_megabyte_of_anything_is_read_or_refused_at_once(part: str) -> None:
+    for head in ("", '{"q": "'):
+        text = head + part * (1_000_000 // len(part)) + "}"  # a cut text is refused unseen
+        assert seconds(read_json, text) < 1  # a tenth of a second or two; the square took hours
+        assert seconds(all_objects, text) < 1
+
+
+def test_the_time_grows_with_the_length_not_with_its_square() -> None:
+    def spent(quotes: int) -> float:
+        text = '{"code": "' + 'print(\\"x\\") ' * quotes + "}"
+        return min(seconds(read_json, text) for _ in range(3))
+
+    assert spent(40_000) < 8 * spent(10_000) + 0.1
+
+
+def test_objects_of_a_text_are_the_outermost_ones_whole_or_open() -> None:
+    def found(text: str) -> list[str]:
+        return list(objects_in(text))
+
+    one, two = '{"a": {"b": "}{"}}', "{'c': 'it\\'s {'}"
+    assert found(f"I say {{x}}, it's {one}, then\n```\n{two}\n``` {{}}") == [one, two]
+    assert found(f"[{one}, {two}]") == [one, two]
+    assert found(f"{{{{{one[1:-1]}}}}}") == [one]  # doubled, as in a format string
+    assert found(f'{one} {{"a": {one}') == [one, f'{{"a": {one}']
+    assert found('x {"a": "it') == ['{"a": "it']
+    assert found('{"a": 1}' * (OBJECTS_MAX + 2))[-1] == '{"a": 1}{"a": 1}'
+    assert found("no {object} here") == found("") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from flowkit.chat import ChatMessage, Delta, ModelAnswer, ModelRequest, ToolCall, Usage
 from flowkit.errors import BadModelAnswer, BadModelRequest, ModelUnavailable, RateLimited
 from flowkit.model import OpenAIModel, Profile
-from flowkit.model.leaks import ThinkSplitter
+from flowkit.model.leaks import ThinkSplitter, recovered
 from flowkit.model.usage import priced, usage_of
 
 EVENTS, JSON = "text/event-stream", "application/json"
@@ -273,21 +274,31 @@ LEAKS: list[tuple[str, list[tuple[str, str]], str | None]] = [
         [SEARCH, ("read.page-2", "{}")],
         None,
     ),
-    # two sections, and a bad call beside a good one
+    # two sections, and a bad call beside a good one: whoever enforces says what is wrong
     (
         BEGIN
         + leaked("functions.search:0", "{")
         + f"{END} and {BEGIN}"
         + leaked("functions.search:1", SEARCH[1])
         + END,
-        [SEARCH],
+        [("search", "{"), SEARCH],
         "and",
     ),
-    # not ours, not whole, not an object, or a number that could be either tool
-    (BEGIN + leaked("functions.rm:0", "{}") + END, [], None),
-    (f"{BEGIN}<|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{{", [], None),
-    (BEGIN + leaked("functions.search:0", "[1]") + END, [], None),
-    (BEGIN + leaked("0", "{}") + END, [], None),
+    # not ours, with a comma too many, not an object, a number that could be either tool
+    (BEGIN + leaked("functions.rm:0", '{"q": 1,}') + END, [("rm", '{"q": 1,}')], None),
+    (BEGIN + leaked("functions.search:0", "[1]") + END, [("search", "[1]")], None),
+    (BEGIN + leaked("0", "{}") + END, [("0", "{}")], None),
+    # cut in its arguments, before them, and without their marker
+    (
+        f"{BEGIN}<|tool_call_begin|>functions.search:0<|tool_call_argument_begin|>{{",
+        [("search", "{")],
+        None,
+    ),
+    (f"{BEGIN}<|tool_call_begin|>functions.search:0", [("search", "{}")], None),
+    (f"<|tool_call_begin|>search:0 {SEARCH[1]}<|tool_call_end|>", [SEARCH], None),
+    # nothing but markers
+    (BEGIN + END, [], None),
+    (f"{BEGIN}<|tool_call_begin|> <|tool_call_end|>", [], None),
 ]
 
 
@@ -311,6 +322,30 @@ def test_calls_left_in_the_text_are_recovered(
     assert message.extra["_recovered_from"] == place
     left = message.content if field == "content" else (message.reasoning or "").strip() or None
     assert left == rest
+
+
+def test_a_bare_counter_is_the_only_tool_there_is() -> None:
+    said = ChatMessage("assistant", BEGIN + leaked("0", "{}") + END)
+    for names, name in ((["search"], "search"), (["search", "read"], "0"), ([], "0")):
+        assert [call.name for call in recovered(said, names).tool_calls] == [name]
+
+
+def test_markers_without_a_call_are_no_text() -> None:
+    said = recovered(
+        ChatMessage("assistant", f"So be it.{BEGIN}{END}", reasoning=BEGIN), ["search"]
+    )
+    assert said == ChatMessage("assistant", "So be it.", reasoning="")
+    plain = ChatMessage("assistant", "So <|be|> it.", reasoning="hm")
+    assert recovered(plain, ["search"]) is plain
+
+
+def test_many_leaked_calls_of_one_id_are_told_apart_in_linear_time() -> None:
+    text = leaked("functions.search:0", "{}") * 20_000
+    begun = time.perf_counter()
+    calls = recovered(ChatMessage("assistant", text), ["search"]).tool_calls
+    assert time.perf_counter() - begun < 5  # with the square of their number it was minutes
+    assert len({call.id for call in calls}) == 20_000
+    assert max(len(call.id) for call in calls) < 30
 
 
 def test_calls_are_recovered_only_where_they_may_be(kimi: Answers) -> None:

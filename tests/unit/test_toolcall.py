@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Annotated, Any, Literal
@@ -529,16 +530,131 @@ def test_an_envelope_s_parameters_are_checked_like_any() -> None:
         None,
         "",
         "text",
-        '{"tool": "other", "parameters": {}}',
-        '{"tool": "show"}',
         '{"tool": ["show"], "parameters": {}}',
-        f'[{SAY}, {{"tool": "other", "parameters": {{}}}}]',
+        '{"tool": "show", "price": 3}',  # the user's own type has such a field
+        '{"tool": "show", "parameters": {}, "price": 3}',
+        f'{{"steps": [{SAY}]}}',
+        f'It is {{"step": {SAY}}}.',
+        json.dumps({"text": f"I called {SAY}"}),
+        '{"price": 3, "of": "tool',
+        "Use the `tool` {carefully}: it's {sharp.",
         "[1]",
         "[]",
     ],
 )
 def test_what_is_no_envelope_is_an_answer(content: str | None) -> None:
     assert read_calls(ChatMessage("assistant", content), TOOLS, envelope=True) == ()
+
+
+def enveloped(content: str) -> tuple[Read, ...]:
+    return read_calls(ChatMessage("assistant", content), TOOLS, envelope=True)
+
+
+SAY_IT = '{"tool": "show", "parameters": {"title": "y"}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"{SAY}\n{SAY_IT}",
+        f"I will show {SAY} and then {SAY_IT}, don't I?",
+        f"First\n```json\n{SAY}\n```\nand then\n\n{SAY_IT}",
+        f"```json\n{SAY}\n{SAY_IT}\n```",
+        f"[{SAY}, {SAY_IT}",
+    ],
+)
+def test_envelopes_anywhere_in_the_text_are_calls(content: str) -> None:
+    assert [each.planned for each in enveloped(content)] == [
+        show.step(Page(title="x"), id="show-1"),
+        show.step(Page(title="y"), id="show-2"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["parameters", "arguments", "args", "input"])
+def test_parameters_have_synonyms(name: str) -> None:
+    (found,) = enveloped(f'{{"id": "7", "tool": "show", "{name}": {{"title": "x"}}}}')
+    assert found.planned == show.step(Page(title="x"), id="show-1")
+    assert enveloped('{"tool": "options"}')[0].how == "valid"
+    both = '{"tool": "show", "input": {"title": "y"}, "parameters": {"title": "x"}}'
+    assert enveloped(both)[0].planned == found.planned
+
+
+def test_an_enveloped_call_of_an_unknown_tool_gives_the_nearest_names() -> None:
+    for content in ('{"tool": "shew", "parameters": {"title": "x"}}', "{'tool': 'shew'}"):
+        (found,) = enveloped(content)
+        assert (found.how, found.tool, found.planned) == ("unknown", "shew", None)
+        assert "did you mean show" in found.error
+    assert [each.how for each in enveloped(f'[{SAY}, {{"tool": "other"}}]')] == ["valid", "unknown"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"tool": "show", "parameters": {"title": "x',
+        '{"parameters": {"title": ++}, "tool": "show"}',
+        "So: {'tool' : 'show', 'parameters': {'title': +}} it is",
+        '```json\n{"tool": "show", "parameters": {"title": "\\ud8\n```',
+        '{"tool": "zzz", "parameters": {]}',
+        '{"tool": ++}',
+    ],
+)
+def test_an_envelope_that_cannot_be_read_is_a_broken_call(content: str) -> None:
+    (found,) = enveloped(content)
+    assert (found.how, found.planned, found.needs_correction) == ("broken", None, False)
+    assert found.tool in ("show", "zzz", "")
+    assert found.raw in content
+    assert "cannot be read: " in found.error
+    assert '{"tool": "NAME", "parameters": {…}}' in found.error
+    assert found.call == Call("call-1", how="refused", note=found.error)
+    assert len(found.error) < 400
+
+
+def test_a_broken_envelope_beside_a_good_one_is_told_and_the_good_one_runs() -> None:
+    reads = enveloped(f'{SAY} {{"tool": "pay", "parameters": {{"cents": 1, "to": "m')
+    assert [(each.tool, each.how) for each in reads] == [("show", "valid"), ("pay", "broken")]
+
+
+def test_an_envelope_in_need_of_a_bracket_is_repaired() -> None:
+    for content in (SAY_IT[:-1], f"```json\n{SAY_IT[:-1]}\n```", f"{SAY_IT[:-1]}\n"):
+        (found,) = enveloped(content)
+        assert (found.how, found.raw) == ("repaired", '{"title":"y"}')
+
+
+@pytest.mark.parametrize(
+    ("timeout", "wanted"),
+    [
+        ("5", 5.0), ("0.5", 0.5), ("0", None), ("-1", None), ("true", None), ('"5"', None), ("null", None),
+        ("[5]", None), ("1" + "0" * 400, None),
+    ],
+)  # fmt: skip
+def test_an_envelope_may_name_a_time_out_in_seconds(timeout: str, wanted: float | None) -> None:
+    (found,) = enveloped(
+        f'{{"tool": "show", "parameters": {{"title": "x"}}, "timeout": {timeout}}}'
+    )
+    assert (found.how, found.timeout_s) == ("valid", wanted)
+    assert read("show", '{"title": "x"}').timeout_s is None
+
+
+def test_what_was_never_written_is_told_as_that() -> None:
+    for nothing in ("", "  ", "null"):
+        found = read("repeat", nothing)
+        assert found.error == (
+            "repeat was not called: it has no arguments, and needs word, times. Call it again with "
+            "arguments that are one JSON object and fit its schema."
+        )
+
+
+def test_a_message_of_many_broken_calls_is_read_at_once() -> None:
+    bad = '{"title": "' + 'a"b ' * 2_400 + '"}'  # 40 ms each, if it is repaired
+    said = message(*[("show", bad)] * 100)
+    begun = time.process_time()
+    reads = read_calls(said, TOOLS)
+    assert time.process_time() - begun < 2
+    assert {each.how for each in reads[1:]} == {"broken"}
+    for part in ('{"tool": "shew"}', '{"tool": "show", "parameters": ++}', '{"tool": "x'):
+        begun = time.process_time()
+        assert enveloped(part * (1_000_000 // len(part)))
+        assert time.process_time() - begun < 2
 
 
 def test_native_calls_come_before_an_envelope() -> None:
@@ -550,5 +666,6 @@ def test_native_calls_come_before_an_envelope() -> None:
 def test_the_prompt_of_envelopes_tells_of_every_tool() -> None:
     prompt = envelope_prompt(SCHEMAS.values())
     assert '{"tool": "NAME", "parameters": {…}}' in prompt
+    assert '"timeout": SECONDS' in prompt
     for line, schema in zip(prompt.splitlines()[-len(SCHEMAS) :], SCHEMAS.values(), strict=True):
         assert json.loads(line) == schema
