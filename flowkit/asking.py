@@ -184,8 +184,9 @@ class JournaledModel(ModelHandle):
                         f"{error}. The last answer began: {text[:200]!r}"
                     ) from error
                 wrong = f"That is not a valid {name}: {error}\nAnswer again, with JSON only."
-                said = replace(answer.message, tool_calls=())  # nobody answers a stray call
-                messages += [said, ChatMessage("user", wrong)]
+                if text.strip():  # a stray call is not kept, since nobody answers it
+                    messages.append(replace(answer.message, tool_calls=()))
+                messages.append(ChatMessage("user", wrong))
         raise AssertionError("unreachable: the loop returns or raises")
 
 

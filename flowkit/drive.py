@@ -402,7 +402,7 @@ class Driver(Commits):
             else:
                 await self._attempt(flight, task)
         finally:
-            if flight.node.policy.timeout_s is not None:
+            if flight.timeout_s is not None:
                 flight.stop_clock()
             self._flights.pop(flight.key, None)
             if flight.stop:
@@ -429,8 +429,8 @@ class Driver(Commits):
         )  # fmt: skip
         if mark.running:
             await thread_ended(mark)
-        if node.policy.timeout_s is not None:
-            flight.start_clock(node.policy.timeout_s)
+        if flight.timeout_s is not None:
+            flight.start_clock(flight.timeout_s)
         flight.outcome = await attempt(job)
 
     # ---- what contexts ask

@@ -30,6 +30,14 @@ class Flight:
     job: Try | None = None
     outcome: ev.Payload | None = None
 
+    @property
+    def timeout_s(self) -> float | None:
+        """The node's, which a planned step may shorten; but not where an effect happens once."""
+        own, asked = self.node.policy.timeout_s, self.slot.step.timeout_s
+        if asked is None or self.node.policy.effect == "once":
+            return own
+        return asked if own is None else min(asked, own)
+
     def cut(self, why: str) -> None:
         """Stop it; one that has not begun will not begin."""
         if not self.stop:
@@ -67,8 +75,7 @@ class Flight:
             return ev.OutcomeUnknown(f"{self.stop} while the effect was under way")
         if self.job is None:
             return None
-        policy = self.node.policy
-        if policy.effect == "once":
-            return ev.OutcomeUnknown(f"no outcome within {policy.timeout_s} s")
-        late = TimeoutError(f"no result within {policy.timeout_s} s")
-        return failed(self.job, late, policy.timeout_s or 0.0)
+        if self.node.policy.effect == "once":
+            return ev.OutcomeUnknown(f"no outcome within {self.timeout_s} s")
+        late = TimeoutError(f"no result within {self.timeout_s} s")
+        return failed(self.job, late, self.timeout_s or 0.0)

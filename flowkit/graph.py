@@ -91,7 +91,7 @@ class Step:
 
     `each`: one step for each item of the first input. `checks`: the step whose value this verifier
     judges, at most `attempts` rounds; `reject_moves` sends a rejected round to the next alternative,
-    `failure_moves` a planner that gave up.
+    `failure_moves` a planner that gave up. `timeout_s` shortens the node's own for each attempt.
     """
 
     key: str
@@ -103,6 +103,7 @@ class Step:
     attempts: int = 2
     reject_moves: bool = False
     failure_moves: bool = False
+    timeout_s: float | None = None
 
     def reads(self) -> Iterator[str]:
         """Keys of the steps that this one waits for."""

@@ -22,7 +22,7 @@ class Planned(Generic[R_co]):
     """A step that a plan adds: the tool's name, and its inputs as literals or other steps' ids.
 
     `after`, `each`, `checks` and `attempts` mean what they mean in a declared step; they name other
-    steps of the same plan.
+    steps of the same plan. `timeout_s` can only shorten the tool's own.
     """
 
     id: str
@@ -32,6 +32,7 @@ class Planned(Generic[R_co]):
     each: bool = False
     checks: str = ""
     attempts: int = 2
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

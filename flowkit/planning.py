@@ -86,6 +86,7 @@ def _step_of(
         each=planned.each,
         checks=planned.checks,
         attempts=planned.attempts,
+        timeout_s=planned.timeout_s,
         reject_moves=len(names) > 1 and Reject in tool.moves_on,
         failure_moves=failure_moves(tool),
     )

@@ -454,4 +454,5 @@ def _grafted(step: Step, turn: str) -> Step:
         step.attempts,
         step.reject_moves,
         step.failure_moves,
+        step.timeout_s,
     )

@@ -382,6 +382,6 @@ def _steps(
                 note = f"at most {steps_max} calls are made in a turn. Call again in the next one."
                 call = Call(read.id, how="refused", note=note)
             else:
-                steps.append(planned)
+                steps.append(replace(planned, timeout_s=read.timeout_s))
         calls.append(call)
     return steps, True, tuple(calls)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import BaseModel
 
@@ -610,3 +611,23 @@ def test_what_is_no_tool_is_refused_at_declaration(tools: Any, problem: str) -> 
 def test_a_misspelt_option_gets_the_nearest_name() -> None:
     with pytest.raises(DeclarationError, match="did you mean turns_max"):
         agent(max_turns=3)
+
+
+async def test_a_call_may_shorten_the_tools_own_time_out() -> None:
+    @tool(timeout_s=100)
+    async def slow(ctx: Context, n: int) -> int:
+        await anyio.sleep(50)
+        return n
+
+    said = [
+        '{"tool": "slow", "parameters": {"n": 1}, "timeout": 5}',
+        '{"tool": "slow", "parameters": {"n": 1}, "timeout": 5000}',
+        '{"tool": "answer", "parameters": {"text": "ok"}}',
+    ]
+    model = ScriptedModel(said)
+    async with running(None, Log(), model=model) as engine:
+        assert (await engine.run(flow_of(agent(calls="json", tools=[slow])), WHY)).text == "ok"
+    told = [each.content or "" for each in model.requests[-1].messages if each.role == "user"]
+    assert "TimeoutError: no result within 5" in told[1]
+    assert told[2].startswith("Result of")
+    assert "TimeoutError" not in told[2]

@@ -359,7 +359,7 @@ def test_ready_are_the_steps_whose_inputs_are_settled() -> None:
 def test_a_planned_step_keeps_all_that_its_plan_says_of_it() -> None:
     planned = Step(
         "s", ("tool", "other"), (Source("a"), Source(text="1")), ("b",), each=True, checks="c",
-        attempts=5, reject_moves=True, failure_moves=True,
+        attempts=5, reject_moves=True, failure_moves=True, timeout_s=7.0,
     )  # fmt: skip
     for each in fields(Step):
         assert each.default is MISSING or getattr(planned, each.name) != each.default, each.name
