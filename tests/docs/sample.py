@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from flowkit import Context, Engine, Ref, Reject, workflow
 from flowkit.model import OpenAIModel
-from flowkit.nodes import Findings, Plan, planner, tool, verifier
+from flowkit.nodes import Findings, Judge, Plan, Planner, planner, tool, verifier
 from flowkit.store import SqlStore
 
 
@@ -21,6 +21,10 @@ class Page(BaseModel):
 
 class Report(BaseModel):
     sources: list[str]
+
+
+class Question(BaseModel):
+    text: str
 
 
 class Receipt(BaseModel):
@@ -57,6 +61,15 @@ async def write_from_template(ctx: Context, topic: Topic, found: Findings) -> Re
     return Report(sources=[page.url for page in found.of(search).values()] if ctx.feedback else [])
 
 
+investigate = Planner(  # the same as a ready-made, asked again after every batch
+    "Answer the question. Cite every source.",
+    takes=Question,
+    returns=Report,
+    tools=[search | archive],
+    turns_max=300,
+)
+
+
 @verifier
 async def cites_sources(ctx: Context, report: Report) -> None:
     if not report.sources:
@@ -68,6 +81,12 @@ def research(topic: Ref[Topic]) -> Ref[Report]:
     found = plan(topic)  # grows the graph while it runs
     report = (write | write_from_template)(topic, found)
     return cites_sources(report, attempts=2)  # rejected: done again, with the feedback
+
+
+@workflow
+def investigation(question: Ref[Question]) -> Ref[Report]:
+    judged = Judge("Every claim has a source.", checks=Report)
+    return judged(cites_sources(investigate(question)))
 
 
 async def main(path: str) -> None:
