@@ -5,7 +5,9 @@ A plan that cannot be carried out raises a `PlanError` whose text is written for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from types import GenericAlias
 from typing import Any, cast
 
@@ -15,7 +17,7 @@ from flowkit.fits import fits
 from flowkit.graph import Source, Step, check_name
 from flowkit.node import AnyNode
 from flowkit.plan import Plan, Planned
-from flowkit.values import compact, show_type
+from flowkit.values import compact, parse, show_type
 
 STEP_REF = "$step"
 """In a model's JSON, `{"$step": "id"}` names the result of another planned step."""
@@ -141,13 +143,11 @@ def plan_schema(tools: Sequence[AnyNode]) -> dict[str, Any]:
     """The JSON schema of a plan of these tools."""
     ref = _object({STEP_REF: {"type": "string"}})
     variants: list[dict[str, Any]] = []
-    defs: dict[str, Any] = {}
-    for tool in tools:
-        arguments: dict[str, Any] = {}
-        for name, codec in tool.alternatives[0].codecs().items():
-            schema = codec.schema()
-            defs.update(schema.pop("$defs", {}))
-            arguments[name] = {"anyOf": [schema, ref]}
+    takes = [tool.alternatives[0].codecs() for tool in tools]
+    schemas, defs = apart(codec.schema() for codecs in takes for codec in codecs.values())
+    each = iter(schemas)
+    for tool, codecs in zip(tools, takes, strict=True):
+        arguments: dict[str, Any] = {name: {"anyOf": [next(each), ref]} for name in codecs}
         variants.append(
             _object(
                 {
@@ -161,6 +161,22 @@ def plan_schema(tools: Sequence[AnyNode]) -> dict[str, Any]:
     schema = _object({"steps": steps})
     schema["properties"]["again"] = {"type": "boolean"}
     return {**schema, "$defs": defs} if defs else schema
+
+
+def apart(schemas: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The schemas without their `$defs`, and all of these: unlike ones of one name get numbers."""
+    made: list[dict[str, Any]] = []
+    defs: dict[str, Any] = {}
+    for schema in schemas:
+        text, own = compact(schema), schema
+        for n in count(2):
+            if all(defs.get(name, part) == part for name, part in own.get("$defs", {}).items()):
+                break
+            own = parse(re.sub(r'(":"#/\$defs/[^"]+)"', rf'\1_{n}"', text))
+            own["$defs"] = {f"{name}_{n}": part for name, part in own["$defs"].items()}
+        defs |= own.get("$defs", {})
+        made.append({key: part for key, part in own.items() if key != "$defs"})
+    return made, defs
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from flowkit.graph import Call, Source
 from flowkit.node import AnyNode
 from flowkit.nodes.mending import REPAIR_CHARS_MAX, bare, is_object, objects_in, read_json
 from flowkit.plan import Planned
-from flowkit.values import compact, parse
+from flowkit.planning import apart
+from flowkit.values import compact
 
 SHOWN_MAX: Final = 3
 """Problems of one call that are told at once."""
@@ -100,31 +101,20 @@ def _parameters(tool: AnyNode) -> tuple[dict[str, Any], bool]:
                 f"shall say instead, or call the tool in a planner in code."
             )
     schemas = {name: codec.schema() for name, codec in codecs.items()}
-    defs: dict[str, Any] = {}
     if len(schemas) == 1:
         only = next(iter(schemas.values()))
-        defs = only.get("$defs", {})
+        defs: dict[str, Any] = only.get("$defs", {})
         whole = defs[only["$ref"].rpartition("/")[2]] if "$ref" in only else only
         if whole.get("type") == "object" and "properties" in whole:
             return _typed({**whole, "$defs": defs} if defs else whole), True
-    for name, schema in schemas.items():
-        if any(defs.get(key, part) != part for key, part in schema.get("$defs", {}).items()):
-            schemas[name] = _apart(schema, name)
-        defs.update(schemas[name].pop("$defs", {}))
+    parts, defs = apart(schemas.values())
     made = {
         "type": "object",
-        "properties": schemas,
+        "properties": dict(zip(schemas, parts, strict=True)),
         "required": list(schemas),
         "additionalProperties": False,
     }
     return _typed({**made, "$defs": defs} if defs else made), False
-
-
-def _apart(schema: dict[str, Any], name: str) -> dict[str, Any]:
-    """The schema with definitions of its own: another input has unlike ones of the same names."""
-    text = re.sub(r'("\$ref":"#/\$defs/[^"]+)"', rf'\1_{name}"', compact(schema))
-    made: dict[str, Any] = parse(text)
-    return {**made, "$defs": {f"{key}_{name}": part for key, part in made["$defs"].items()}}
 
 
 def _typed(schema: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from flowkit.nodes.toolcall import (
     settled_message,
     tool_schemas,
 )
+from flowkit.planning import apart, plan_schema
 from flowkit.slot import Slot
 
 
@@ -201,6 +202,47 @@ def test_definitions_of_one_name_are_kept_apart() -> None:
     error = read_calls(call, [compare])[0].error
     assert "one: 'title' is a required" in error
     assert "two.page: 'pages' is a required" in error
+
+
+def test_a_plan_s_definitions_of_one_name_are_kept_apart() -> None:
+    other = create_model("Page", pages=(int, ...), below=(list["Page"], []))
+
+    def taking(name: str, kind: Any) -> AnyNode:
+        async def it(ctx: Context, page: Any) -> str:
+            return ""
+
+        it.__annotations__["page"] = kind
+        made: AnyNode = tool(name=name)(it)
+        return made
+
+    first = taking("first", Page)
+    others = [taking("second", list[other]), taking("third", dict[str, other])]
+    schema = plan_schema([first, *others])
+    Draft202012Validator.check_schema(schema)
+    assert set(schema["$defs"]) == {"Page", "Page_2"}, "like ones are one"
+
+    def fits(name: str, page: object) -> bool:
+        plan: Any = {"steps": [{"id": "a", "tool": name, "args": {"page": page}}]}
+        validator: Any = Draft202012Validator(schema)
+        return bool(validator.is_valid(plan))
+
+    assert fits("first", {"title": "x"})
+    assert not fits("first", {"pages": 3})
+    assert fits("second", [{"pages": 3}])
+    assert not fits("second", [{"title": "x"}])
+    assert fits("third", {"a": {"pages": 3}})
+    assert fits("third", {"$step": "id"})
+
+
+def test_definitions_keep_apart_from_what_is_named_with_a_number_already() -> None:
+    def page(kind: str, name: str = "Page") -> dict[str, Any]:
+        return {"$ref": f"#/$defs/{name}", "$defs": {name: {"type": kind}}}
+
+    schemas, defs = apart([page("string"), page("null", "Page_2"), page("number"), page("number")])
+    assert [schema["$ref"][8:] for schema in schemas] == ["Page", "Page_2", "Page_3", "Page_3"]
+    assert defs == {
+        "Page": {"type": "string"}, "Page_2": {"type": "null"}, "Page_3": {"type": "number"},
+    }  # fmt: skip
 
 
 def test_what_no_model_can_write_is_no_tool_for_one() -> None:
