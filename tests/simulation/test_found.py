@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from flowkit import Context, Ref, workflow
+from flowkit import Context, Engine, Ref, workflow
 from flowkit.engine import FIRST_EPOCH
 from flowkit.nodes import tool
 from flowkit.ports import Message, RunRecord
 from flowkit.store import MemoryStore
 from flowkit.values import Codec
-from tests.scenario.kit import backend, eventually, memory, now, running
+from tests.scenario.kit import backend, eventually, memory, now, running, world
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -39,6 +39,20 @@ async def nap(ctx: Context, text: str) -> str:
 @workflow
 def sleepy(text: Ref[str]) -> Ref[str]:
     return nap(text)
+
+
+class Elsewhere(MemoryStore):
+    """The same store as another machine's process sees it: its owner is another one."""
+
+    def __init__(self, of: MemoryStore) -> None:
+        super().__init__(now=now)
+        self._runs, self._rows, self._posted = of._runs, of._rows, of._posted
+        self._artifacts = of._artifacts
+
+    async def claim(
+        self, run_id: str, owner: str, lease_s: float, token: int | None = None
+    ) -> int | None:
+        return await super().claim(run_id, "another machine", lease_s, token)
 
 
 async def created_only() -> MemoryStore:
@@ -68,3 +82,28 @@ async def test_a_run_that_was_refused_once_is_still_taken_up_when_its_time_comes
     async with running(store, recover=True, workflows=[sleepy]) as engine:
         await eventually(lambda: engine.refusal("r") is not None)
         assert await engine.run(sleepy, "x", run_id="r") == "slept on x"
+
+
+async def test_who_waits_for_a_waiting_run_learns_that_another_process_has_ended_it() -> None:
+    """Seed 194: the handle of the process in which it had waited was never told."""
+    store = memory()
+    async with running(store) as engine:
+        handle = await engine.start(sleepy, "x", run_id="r")
+        await eventually(lambda: "r" not in _drivers(engine), limit_s=25)
+        engine.poll_s = 1.0
+        async with Engine(
+            Elsewhere(store), workflows=[sleepy], recover=True, world=world(2), poll_s=0.1
+        ) as other:
+            _parked(engine).clear()  # it is the slower of the two
+            assert await other.handle("r").result() == "slept on x"
+        assert await handle.result() == "slept on x"
+
+
+def _drivers(engine: Engine) -> Any:
+    assert engine._hosting is not None
+    return engine._hosting.drivers
+
+
+def _parked(engine: Engine) -> set[str]:
+    assert engine._hosting is not None
+    return engine._hosting._parked
