@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 
 from flowkit import Context, Engine, Ref, workflow
@@ -97,6 +98,29 @@ async def test_who_waits_for_a_waiting_run_learns_that_another_process_has_ended
             _parked(engine).clear()  # it is the slower of the two
             assert await other.handle("r").result() == "slept on x"
         assert await handle.result() == "slept on x"
+
+
+async def test_a_node_that_exits_while_it_is_cancelled_does_not_end_the_service() -> None:
+    """A `SystemExit` out of a clean-up passed as the service's own."""
+
+    @tool
+    async def leave(ctx: Context, text: str) -> str:
+        try:
+            await anyio.sleep(1000)
+        finally:
+            raise SystemExit(3)
+
+    @workflow
+    def leaving(text: Ref[str]) -> Ref[str]:
+        return leave(text)
+
+    async with running(memory()) as engine:
+        handle = await engine.start(leaving, "x")
+        await anyio.sleep(1)
+        await handle.cancel()
+        await eventually(lambda: handle.id not in _drivers(engine))
+        assert (await handle.record()).status == "cancelled"
+        assert await engine.run(plain, "y") == "answer to y"
 
 
 def _drivers(engine: Engine) -> Any:
