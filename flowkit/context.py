@@ -303,6 +303,8 @@ class StepContext(Context):
         if known is not None:
             if known.ended is None:
                 self._run.state.park(self._slot)
+                if known.until is not None:  # else nobody looks when its time is over
+                    await self._run.commit(())
             return known
         until = None if seconds is None else self._run.world.now() + seconds
         await self._run.commit([self._fact(ev.Waiting(reason, name, n, until))])

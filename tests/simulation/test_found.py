@@ -10,10 +10,10 @@ import pytest
 from flowkit import Context, Engine, Ref, workflow
 from flowkit.engine import FIRST_EPOCH
 from flowkit.nodes import tool
-from flowkit.ports import Message, RunRecord
+from flowkit.ports import Message, RunRecord, World
 from flowkit.store import MemoryStore
 from flowkit.values import Codec
-from tests.scenario.kit import backend, eventually, memory, now, running, world
+from tests.scenario.kit import backend, crashed, eventually, memory, now, running, world
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -40,6 +40,20 @@ async def nap(ctx: Context, text: str) -> str:
 @workflow
 def sleepy(text: Ref[str]) -> Ref[str]:
     return nap(text)
+
+
+@tool
+async def ask(ctx: Context, text: str) -> str:
+    await anyio.sleep(2)
+    try:
+        return str(await ctx.signal("reply", timeout_s=20))
+    except TimeoutError:
+        return "nobody replied"
+
+
+@workflow
+def asking(text: Ref[str]) -> Ref[str]:
+    return ask(text)
 
 
 class Elsewhere(MemoryStore):
@@ -98,6 +112,20 @@ async def test_who_waits_for_a_waiting_run_learns_that_another_process_has_ended
             _parked(engine).clear()  # it is the slower of the two
             assert await other.handle("r").result() == "slept on x"
         assert await handle.result() == "slept on x"
+
+
+async def test_a_signal_that_is_waited_for_again_after_a_crash_still_times_out() -> None:
+    """Seed 1978: nobody looked at the time limit of a wait that was taken up in memory."""
+    store = memory()
+    async with running(store, suspend_after_s=100) as engine:
+        assert await engine.run(asking, "x", run_id="r") == "nobody replied"
+    copy = await crashed(store, "r", 3)
+    whole = (await copy.load("r")).events
+    assert whole[-1].kind == "waiting"
+    async with running(copy, world=World(lambda: whole[-1].at + anyio.current_time() - began)) as e:
+        began = anyio.current_time()
+        with anyio.fail_after(200):
+            assert await e.run(asking, "x", run_id="r") == "nobody replied"
 
 
 async def test_a_node_that_exits_while_it_is_cancelled_does_not_end_the_service() -> None:
