@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 
 from flowkit import Context, Engine, Ref, workflow
 from flowkit.engine import FIRST_EPOCH
+from flowkit.events import Event
 from flowkit.nodes import tool
 from flowkit.ports import Message, RunRecord, World
 from flowkit.store import MemoryStore
@@ -114,6 +116,24 @@ async def test_who_waits_for_a_waiting_run_learns_that_another_process_has_ended
         assert await handle.result() == "slept on x"
 
 
+async def test_a_sleep_that_begins_after_the_clock_went_back_ends() -> None:
+    """Seed 134: its end was before the last event's time, so the run waited without a due time."""
+    ahead = [0.0]
+
+    @tool
+    async def turn_back(ctx: Context, text: str) -> str:
+        ahead[0] = -300.0
+        return text
+
+    @workflow
+    def late(text: Ref[str]) -> Ref[str]:
+        return nap(turn_back(text))
+
+    chances = World(lambda: now() + ahead[0], lambda: 0.5)
+    async with running(memory(), world=chances) as engine:
+        assert await engine.run(late, "x") == "slept on x"
+
+
 async def test_a_signal_that_is_waited_for_again_after_a_crash_still_times_out() -> None:
     """Seed 1978: nobody looked at the time limit of a wait that was taken up in memory."""
     store = memory()
@@ -159,3 +179,46 @@ def _drivers(engine: Engine) -> Any:
 def _parked(engine: Engine) -> set[str]:
     assert engine._hosting is not None
     return engine._hosting._parked
+
+
+class Posting(MemoryStore):
+    """Somebody posts a signal just while the run is said to wait."""
+
+    async def append(
+        self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
+    ) -> Sequence[Message]:
+        kept = await super().append(run_id, events, expect=expect, epoch=epoch)
+        if events[-1].kind == "waiting" and not events[-1].key:
+            value = Codec(Any, "m").dump("here I am")
+            await self.post(run_id, Message("m", "signal", "reply", value))
+            return self._runs[run_id].messages()
+        return kept
+
+
+@tool
+async def await_reply(ctx: Context, text: str) -> str:
+    return str(await ctx.signal("reply"))
+
+
+@workflow
+def patient(text: Ref[str]) -> Ref[str]:
+    return await_reply(text)
+
+
+async def test_a_signal_that_comes_while_a_run_is_put_to_rest_is_not_lost() -> None:
+    """Seed 1888, without any fault: it was recorded, and the run was put to rest all the same."""
+    store = Posting(now=now)
+    async with running(store) as engine:
+        assert await engine.run(patient, "x", run_id="r") == "here I am"
+
+
+async def test_a_run_that_was_woken_by_a_signal_is_recovered_after_a_crash() -> None:
+    """Its row said that it waited, for nothing, so that no recovery took it up."""
+    store = Posting(now=now)
+    async with running(store) as engine:
+        await engine.run(patient, "x", run_id="r")
+        whole = (await store.load("r")).events
+    head = next(event.seq for event in whole if event.kind == "signalled")
+    copy = await crashed(store, "r", head)
+    async with running(copy, recover=True, workflows=[patient]) as engine:
+        assert await engine.handle("r").result() == "here I am"
