@@ -81,6 +81,7 @@ class Driver(Commits):
         self._tasks: TaskGroup | None = None
         self._draining = False
         self._unloading = False
+        self._unloaded = False
 
     # ---- the run's life
 
@@ -140,11 +141,16 @@ class Driver(Commits):
         if not lull.cancelled_caught or not self._commands.idle or self._inbox or self.pending:
             return False
         self._unloading = True
+        if (
+            due is None and self.state.due
+        ):  # a clock that was set has passed it; who sleeps, sleeps on
+            due = self.state.due[0][0]
         await self.commit([Fact(ev.Waiting(self._reason(), until=due))])
-        if self.state.ended is not None or not self._commands.idle:
+        if not (self.state.suspended and self._commands.idle) or self._inbox or self.pending:
             self._unloading = False  # what came with that append brings the run on
             self._wake.set()
             return False
+        self._unloaded = True  # what comes from now on stays in the store, and wakes the run
         self._stop_all("waiting")
         await self._settle_flights()
         return True
@@ -284,7 +290,7 @@ class Driver(Commits):
             due = commands.facts
 
     def _from_inbox(self) -> list[Fact]:
-        if not self._inbox:
+        if not self._inbox or self._unloaded:
             return []
         facts = [fact for each in self._inbox.values() if (fact := each.fact()) is not None]
         self._inbox = {}

@@ -335,13 +335,18 @@ class Engine:
 
     async def _start_existing(self, record: RunRecord, begin: ev.RunStarted) -> None:
         """`run` with an id that exists: resume it, or follow whoever drives it."""
-        journal = await self._check_same(record)
-        if journal.record.status in ev.FINAL:
-            return
-        try:
-            await self._entered().take(journal, begin=begin)
-        except RunBusy:
-            return  # the handle follows it
+        while True:
+            journal = await self._check_same(record)
+            if journal.record.status in ev.FINAL:
+                return
+            try:
+                await self._entered().take(journal, begin=begin)
+                return
+            except RunBusy:
+                if journal.events:
+                    return  # the handle follows it
+            # Nobody can take up a run whose input is not stored, if who began it has died: only we.
+            await anyio.sleep(self.poll_s)
 
 
 @runtime_checkable

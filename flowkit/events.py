@@ -295,7 +295,7 @@ def status_after(event: Event) -> tuple[Status, float | None] | None:
             return status, None
         case Waiting(until=until) if not event.key:
             return "waiting", until
-        case Claimed() | Decided(how="retry"):
+        case Claimed() | Decided() | Signalled() | CancelRequested():
             return "running", None
         case _:
             return None

@@ -91,7 +91,10 @@ class RunHandle(Generic[R]):
         while watched is not None and watched.ended is None and not watched.left:
             if watched.error is not None:
                 raise watched.error
-            await watched.wait_changed()
+            with anyio.move_on_after(self._host.poll_s * 5) as late:
+                await watched.wait_changed()
+            if late.cancelled_caught and (await self.record()).status in FINAL:
+                break  # it waited, and another process has brought it to its end
         if watched is not None and watched.error is not None:
             raise watched.error
         if watched is not None and watched.value is not None:

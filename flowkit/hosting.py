@@ -177,6 +177,7 @@ class Hosting:
     async def launch(self, driver: Driver, facts: Sequence[Fact]) -> None:
         """Drive a run in the background; returns when its first facts are on disk."""
         self._parked.discard(driver.run_id)
+        self.refused.pop(driver.run_id, None)
         self.drivers[driver.run_id] = driver
         driver.add(facts)
         self._need_tasks().start_soon(self._drive, driver)

@@ -75,6 +75,8 @@ def _is_ours(error: BaseException) -> bool:
     What is left is a node's own failure: `SystemExit`, a panic of an extension module, or somebody
     else's cancellation that the node let escape.
     """
+    if isinstance(error, SystemExit):
+        return False  # also when it comes while the node cleans up: it is not the service's end
     if anyio.current_effective_deadline() == -math.inf:
         return True  # a scope of ours was cancelled
     if isinstance(error, BaseExceptionGroup):

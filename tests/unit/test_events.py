@@ -165,6 +165,11 @@ def test_any_event_is_given_back_the_same_or_escaped(payload: ev.Payload) -> Non
 # ---- what an event makes of its run ----
 
 
+MOVING = (
+    ev.RunStarted, ev.Claimed, ev.Waiting, ev.RunEnded, ev.Decided, ev.Signalled, ev.CancelRequested
+)  # fmt: skip
+
+
 def test_what_an_event_makes_of_its_run() -> None:
     def after(payload: ev.Payload, key: str = "") -> Any:
         return ev.status_after(ev.Event(1, 0.0, payload, key))
@@ -174,11 +179,17 @@ def test_what_an_event_makes_of_its_run() -> None:
     assert after(ev.Waiting("signal", until=5.0)) == ("waiting", 5.0)
     assert after(ev.Waiting("signal")) == ("waiting", None)
     assert after(ev.Waiting("signal", until=5.0), "write") is None
-    assert after(ev.Decided("retry")) == ("running", None)
+    for woken in (
+        ev.Decided("retry"),
+        ev.Decided("done"),
+        ev.Signalled("go"),
+        ev.CancelRequested(),
+    ):
+        assert after(woken, "write") == ("running", None)
     for status in sorted(ev.FINAL):
         assert after(ev.RunEnded(status)) == (status, None)
     for payload in EVERY_KIND:
-        if type(payload) not in (ev.RunStarted, ev.Claimed, ev.Waiting, ev.RunEnded):
+        if type(payload) not in MOVING:
             assert after(payload, "write") is None
 
 
