@@ -610,11 +610,12 @@ async def test_a_run_that_died_in_a_wait_is_suspended_again() -> None:
     store = memory()
     async with running(store, Log(), suspend_after_s=10_000) as engine:
         handle = await engine.start(approval, 1, run_id="r")
+        head = 0
         async with aclosing(handle.events()) as events:
             async for event in events:
+                head = event.seq
                 if isinstance(event.payload, ev.Waiting):
                     break
-        head = event.seq
     copy = await crashed(store, "r", head)
     async with running(copy, Log(), suspend_after_s=5, workflows=[approval]) as engine:
         await engine.take("r")
