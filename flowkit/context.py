@@ -303,8 +303,7 @@ class StepContext(Context):
         known = self._find_wait(reason, name, n)
         if known is not None:
             if known.ended is None:
-                self._run.state.park(self._slot)
-                await self._run.commit(())  # nothing new is told, but the run may be idle now
+                await self._run.commit([self._fact(ev.Waiting(reason, name, n, known.until))])
             return known
         until = None if seconds is None else self._run.world.now() + seconds
         await self._run.commit([self._fact(ev.Waiting(reason, name, n, until))])

@@ -269,8 +269,8 @@ class NoModel(ModelError):
     elsewhere = False
 
     def __init__(self, message: str = "No language model is configured.") -> None:
-        told = message if HOW_TO_CONFIGURE in message else f"{message} {HOW_TO_CONFIGURE}"
-        super().__init__(told)
+        bare = message.startswith("No language model is configured")
+        super().__init__(f"{message} {HOW_TO_CONFIGURE}" if bare else message)
 
 
 class Retry(Exception):

@@ -303,9 +303,14 @@ class State(Steps):
         if slot.status == "retrying":  # it has begun, so its time to be tried again is over
             slot.status = "ready"
             self.forget_due(slot)
-        wait = Wait(slot, p.reason, p.name, p.n, p.until)
         if slot.waits is None:
             slot.waits = []
+        for known in slot.open_waits():
+            if (known.reason, known.name, known.n) == (p.reason, p.name, p.n):
+                self.ready.pop(slot.exec, None)  # begun anew after a crash, and there again
+                self.park(slot)
+                return
+        wait = Wait(slot, p.reason, p.name, p.n, p.until)
         slot.waits.append(wait)
         buffered = self.signals.get(p.name) if p.reason == "signal" else None
         if buffered:

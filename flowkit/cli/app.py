@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowkit.cli.exits import Problem, command
+from flowkit.cli.exits import Problem, command, say
 
 app = typer.Typer(
     name="flowkit",
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Long agent workflows that cannot lose their work.",
     epilog=(
         "TARGET is module:object, file.py:object, or the name of a shipped workflow. RUN is a run's id, a "
-        "unique beginning of it, or @last. Exit codes: 0 success, 1 the run failed, 2 usage, 3 waiting, "
+        "unique beginning or end of it (4 characters), or @last. Exit codes: 0 success, 1 the run failed, 2 usage, 3 waiting, "
         "4 not found, 75 try later, 78 configuration, 124 deadline, 130 SIGINT, 143 SIGTERM."
     ),
 )
@@ -36,7 +36,8 @@ MaybeTarget = Annotated[
     ),
 ]
 RunArg = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, a unique beginning of it, or @last.")
+    str,
+    typer.Argument(metavar="RUN", help="A run's id, a unique beginning or end of it, or @last."),
 ]
 DbOption = Annotated[
     str | None,
@@ -93,15 +94,26 @@ def run(  # noqa: PLR0913  (a command's options)
     deadline_s: Annotated[
         float | None, typer.Option("--deadline-s", help="Fail the run after so many seconds.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="NAME=VALUE,...",
+            help="What a new run may use: turns_max=20,tokens_out_max=100000,on_budget=answer.",
+        ),
+    ] = None,
     out: OutOption = None,
     reasoning: ReasoningOption = False,
     db: DbOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Run a workflow: start it, take it up again, or give its stored result, whichever is true."""
+    """Run a workflow: start it, take it up again, or give its stored result, whichever is true.
+
+    With --example and without --out, artifacts are written to ./flowkit-out/RUN.
+    """
     from flowkit.cli import driving
-    from flowkit.cli.inputs import read_input
+    from flowkit.cli.inputs import read_budget, read_input
     from flowkit.cli.targets import load_target
     from flowkit.graph import check_name
 
@@ -111,9 +123,10 @@ def run(  # noqa: PLR0913  (a command's options)
         check_name(run_id, "--run-id")
     loaded = load_target(target)
     value = read_input(loaded, given or [], example=example)
-    out = out or (Path("flowkit-out") if example else None)
-    options = _options(db, out, json, quiet, reasoning)
-    return driving.drive(loaded, options, driving.starting(loaded, value, run_id, deadline_s))
+    limits = read_budget(budget) if budget is not None else None
+    options = _options(db, out, json, quiet, reasoning, shared=example)
+    begin = driving.starting(loaded, value, run_id, deadline_s, limits)
+    return driving.drive(loaded, options, begin)
 
 
 @app.command()
@@ -143,17 +156,18 @@ def resume(  # noqa: PLR0913  (a command's options)
     Where a step's outcome is unknown, --assume-done, --repeat or --fail decides on it first.
     """
     from flowkit.cli import driving
+    from flowkit.cli.config import find_database
     from flowkit.cli.deciding import find_decision
     from flowkit.cli.looking import find_run, on_store
     from flowkit.cli.targets import target_of_run
 
     how = driving.check_decision(step, assume_done, (("repeat", repeat), ("fail", fail)))
-    options = _options(db, None, json, quiet)
-    record = on_store(options.database, lambda store: find_run(store, ref))
+    database = find_database(db)
+    record = on_store(database, lambda store: find_run(store, ref))
     loaded = target_of_run(record.workflow, target)
-    decision = find_decision(options.database, record, loaded, how, step, assume_done)
+    decision = find_decision(database, record, loaded, how, step, assume_done)
     options = _options(db, out, json, quiet, reasoning)
-    return driving.drive(loaded, options, driving.resuming(record.run_id, decision))
+    return driving.drive(loaded, options, driving.resuming(record.run_id, database, decision))
 
 
 @app.command()
@@ -169,16 +183,22 @@ def retry(
 ) -> int:
     """Try the failed steps of a failed run again; what was finished is kept."""
     from flowkit.cli import driving
+    from flowkit.cli.config import find_database
     from flowkit.cli.deciding import refuse_driven
     from flowkit.cli.looking import find_run, on_store
     from flowkit.cli.targets import target_of_run
 
-    options = _options(db, None, json, quiet)
-    record = on_store(options.database, lambda store: find_run(store, ref))
-    refuse_driven(record)
+    database = find_database(db)
+    record = on_store(database, lambda store: find_run(store, ref))
+    refuse_driven(record, database)
+    if record.status not in ("failed", "quarantined"):
+        why = (
+            f"run {record.run_id} is {record.status}: only failed and quarantined runs are retried."
+        )
+        raise Problem(f"{why} See flowkit show {record.run_id}.")
     loaded = target_of_run(record.workflow, target)
     options = _options(db, out, json, quiet, reasoning)
-    return driving.drive(loaded, options, driving.retrying(record.run_id))
+    return driving.drive(loaded, options, driving.retrying(record.run_id, database))
 
 
 @app.command()
@@ -211,13 +231,17 @@ def signal(
     """Give a run a signal; it is kept until a step waits for it."""
     from flowkit.cli.config import find_database
     from flowkit.cli.inputs import read_json
-    from flowkit.cli.looking import leave_message, print_posted
+    from flowkit.cli.looking import leave_message, print_posted, signals_of
 
     data = read_json(value, "VALUE")
     database = find_database(db)
+    waited = signals_of(database, ref)
     record = leave_message(
         database, ref, lambda engine, run_id: engine.signal(run_id, name, data), "signal"
     )
+    if not json and name not in waited:
+        listed = f" The run waits for {', '.join(map(repr, waited))}." if waited else ""
+        say(f"no step waits for signal {name!r} now; it is kept until one does.{listed}")
     print_posted(record, json=json, database=database)
 
 
@@ -316,7 +340,7 @@ def graph(
 def validate(target: TargetArg, json: JsonOption = False) -> None:
     """Check a workflow without running it: types, inputs, cycles, steps that reach nothing."""
     from flowkit.cli.targets import load_target
-    from flowkit.cli.text import to_json
+    from flowkit.cli.text import counted, to_json
     from flowkit.values import show_type
 
     workflow = load_target(target).workflow
@@ -325,7 +349,7 @@ def validate(target: TargetArg, json: JsonOption = False) -> None:
         found = {"workflow": workflow.name, "takes": takes, "gives": gives, "steps": len(steps)}
         print(to_json({**found, "valid": True}))
     else:
-        print(f"{workflow.name}: valid; {takes} -> {gives}, {len(steps)} steps.")
+        print(f"{workflow.name}: valid; {takes} -> {gives}, {counted(len(steps), 'step')}.")
 
 
 @app.command()
@@ -359,11 +383,19 @@ def demo(
 
 
 def _options(
-    db: str | None, out: Path | None, json: bool, quiet: bool, reasoning: bool = False
+    db: str | None,
+    out: Path | None,
+    json: bool,
+    quiet: bool,
+    reasoning: bool = False,
+    *,
+    shared: bool = False,
 ) -> Any:
     from flowkit.cli.config import find_database
     from flowkit.cli.driving import Options
     from flowkit.cli.results import Folder
 
     folder = Folder.made(out) if out is not None else None
+    if folder is None and shared:
+        folder = Folder.made(Path("flowkit-out"), shared=True)
     return Options(find_database(db), folder, json=json, quiet=quiet, reasoning=reasoning)

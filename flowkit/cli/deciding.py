@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from flowkit.cli.config import Database
-from flowkit.cli.driving import drive_on, model_for, resuming
+from flowkit.cli.driving import busy, drive_on, model_for, resuming
 from flowkit.cli.exits import SUCCESS, Problem, say
 from flowkit.cli.follow import Silent
 from flowkit.cli.inputs import check_json, read_json
@@ -17,7 +17,6 @@ from flowkit.cli.looking import find_run, is_driven, leave_message, on_store, pr
 from flowkit.cli.targets import Target, known_target, target_of_run
 from flowkit.cli.text import to_json
 from flowkit.engine import Engine
-from flowkit.errors import RunBusy
 from flowkit.ports import RunRecord
 from flowkit.state import State
 from flowkit.store import SqlStore
@@ -34,7 +33,9 @@ def find_decision(
     """Step, how and value of what was decided, checked before anything is written."""
     if not how:
         return None
-    refuse_driven(record)
+    if assume_done is not None and assume_done.lstrip()[:1] in ("{", "["):
+        read_json(assume_done, "--assume-done")  # whatever the step gives, this is meant as JSON
+    refuse_driven(record, database)
     key, node = on_store(database, lambda store: _unknown(store, record.run_id, step))
     value: Any = None
     codec = target.workflow.nodes[node].codec() if node in target.workflow.nodes else None
@@ -46,12 +47,10 @@ def find_decision(
     return key, how, value
 
 
-def refuse_driven(record: RunRecord) -> None:
+def refuse_driven(record: RunRecord, database: Database) -> None:
     """`RunBusy`, before anything is written, while somebody else drives the run."""
     if is_driven(record):
-        owner, until = record.owner or "", record.lease_until or 0.0
-        text = f"run {record.run_id!r} is driven by {owner}; wait for it, or flowkit watch it."
-        raise RunBusy(text, owner=owner, until=until)
+        raise busy(record.run_id, record.owner or "", record.lease_until or 0.0, database)
 
 
 async def _unknown(store: SqlStore, run_id: str, step: str | None) -> tuple[str, str]:
@@ -59,6 +58,11 @@ async def _unknown(store: SqlStore, run_id: str, step: str | None) -> tuple[str,
     _, state = await Engine(store).state(run_id)
     known: State = state
     keys = list(known.unknown)
+    if not keys:
+        raise Problem(
+            f"nothing to decide: no step of run {run_id} has an unknown outcome. Take it up without "
+            f"--repeat, --fail and --assume-done."
+        )
     if step is None and len(keys) == 1:
         step = keys[0]
     if step not in known.unknown:
@@ -94,5 +98,6 @@ def cancel_run(database: Database, ref: str, target: str | None, reason: str, *,
 
 async def _end_here(database: Database, target: Target, run_id: str) -> str:
     async with SqlStore(database.target) as store:
-        outcome = await drive_on(store, target, resuming(run_id), model_for(target), Silent())
+        begin = resuming(run_id, database)
+        outcome = await drive_on(store, target, begin, model_for(target), Silent())
         return outcome.record.status

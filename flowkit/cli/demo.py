@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 
 from flowkit.cli import exits
+from flowkit.cli.config import Database
 from flowkit.cli.demo_worker import HELD
 from flowkit.cli.driving import Outcome, drive_on, model_for, note_model, resuming
 from flowkit.cli.effects import (
@@ -181,7 +182,9 @@ async def _resume(stage: Stage, target: Target, show: Show) -> Outcome:
     model = CountedModel(model_for(target), stage.ledger)
     counted = Target(with_ledger(target.workflow, stage.ledger), target.module, target.text)
     async with SqlStore(stage.database) as store:
-        outcome = await drive_on(store, counted, resuming(stage.run_id), model, show)
+        outcome = await drive_on(
+            store, counted, resuming(stage.run_id, Database(str(stage.database))), model, show
+        )
         outcome.data = await run_data(outcome.record, outcome.state, store)
         found = artifacts_in(outcome.data["result"])
         outcome.files = await stage.folder.save(found, store)

@@ -40,7 +40,7 @@ class Finding:
 
 def diagnose(database: Database, *, check_model: bool, json: bool) -> int:
     """Print what was found; 78 if something hinders runs."""
-    findings = [_python(), _sqlite(), *_packages(), *_database(database), _model()]
+    findings = [_python(), _sqlite(), *_packages(), *_database(database), _model(check_model)]
     if check_model:
         findings.append(anyio.run(_ask_model))
     if json:
@@ -132,7 +132,7 @@ def _schema(path: Path) -> Finding:
     return Finding("schema", "ok", f"{found}")
 
 
-def _model() -> Finding:
+def _model(asked: bool) -> Finding:
     from flowkit.model import OpenAIModel
 
     if not OpenAIModel.configured():
@@ -143,9 +143,13 @@ def _model() -> Finding:
             "MOONSHOT_API_KEY or OPENAI_BASE_URL.",
         )
     try:
-        return Finding("model", "ok", f"{OpenAIModel.from_env()!r} (not asked; --check-model does)")
+        found = repr(OpenAIModel.from_env())
     except FlowkitError as error:
         return Finding("model", "fail", clean(error))
+
+    if asked:
+        return Finding("model", "ok", found)
+    return Finding("model", "note", f"{found}: configured, not asked; --check-model asks it")
 
 
 async def _ask_model() -> Finding:

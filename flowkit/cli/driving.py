@@ -25,14 +25,18 @@ from flowkit.cli.targets import Target, known_target
 from flowkit.cli.text import clean, local, to_json
 from flowkit.cli.tree import show_for
 from flowkit.engine import Engine
+from flowkit.errors import RunBusy
 from flowkit.events import FINAL
 from flowkit.handle import RunHandle
+from flowkit.policy import Budget
 from flowkit.ports import Model, RunRecord
 from flowkit.state import State
 from flowkit.store import SqlStore
 
 SUSPEND_AFTER_S = 0.3
 GRACE_S = 5.0
+
+_OWNER_SLASHES = 5  # host, boot, pid namespace, pid, start, a random part
 
 _STOPS = [signal.SIGINT, signal.SIGTERM]
 
@@ -107,7 +111,8 @@ async def _session(
         outcome.data = await run_data(outcome.record, outcome.state, store)
         if options.out is not None and outcome.record.status == "succeeded":
             found = artifacts_in(outcome.data["result"])
-            outcome.files = await options.out.save(found, store)
+            if found:
+                outcome.files = await options.out.of(outcome.record.run_id).save(found, store)
         return outcome
 
 
@@ -198,37 +203,59 @@ class Stop:
 # ---- ways to begin
 
 
-def starting(target: Target, value: Any, run_id: str | None, deadline_s: float | None) -> Begin:
+def starting(
+    target: Target,
+    value: Any,
+    run_id: str | None,
+    deadline_s: float | None,
+    budget: Budget | None = None,
+) -> Begin:
     """Start the run, take it up, or follow it, whichever is true."""
 
     async def begin(engine: Engine, tasks: TaskGroup) -> str:
         handle: RunHandle[Any] = await engine.start(
-            target.workflow, value, run_id=run_id, deadline_s=deadline_s
+            target.workflow, value, run_id=run_id, budget=budget, deadline_s=deadline_s
         )
         return handle.id
 
     return begin
 
 
-def resuming(run_id: str, decision: tuple[str, str, Any] | None = None) -> Begin:
+def resuming(
+    run_id: str, database: Database, decision: tuple[str, str, Any] | None = None
+) -> Begin:
     """Take up a stored run; `decision`: step, how and value, for an unknown outcome."""
 
     async def begin(engine: Engine, tasks: TaskGroup) -> str:
         if decision is not None:
             await engine.decide(run_id, *decision)
-        return (await engine.take(run_id)).id
+        try:
+            return (await engine.take(run_id)).id
+        except RunBusy as error:
+            raise busy(run_id, error.owner, error.until, database) from None
 
     return begin
 
 
-def retrying(run_id: str) -> Begin:
+def retrying(run_id: str, database: Database) -> Begin:
     """Reopen the failed steps of a failed run."""
 
     async def begin(engine: Engine, tasks: TaskGroup) -> str:
-        await engine.retry(run_id)
+        try:
+            await engine.retry(run_id)
+        except RunBusy as error:
+            raise busy(run_id, error.owner, error.until, database) from None
         return run_id
 
     return begin
+
+
+def busy(run_id: str, owner: str, until: float, database: Database) -> RunBusy:
+    """The refusal of a run that another process drives: which one, and how to follow it."""
+    host, *_, pid, _, _ = owner.split("/") if owner.count("/") == _OWNER_SLASHES else [owner] * 4
+    who = owner if pid == owner else f"process {pid} on {host}"
+    text = f"run {run_id!r} is driven by {who}. Follow it: flowkit watch {run_id}{_db(database)}"
+    return RunBusy(text, owner=owner, until=until)
 
 
 # ---- telling how it went
@@ -270,10 +297,10 @@ def advice(
     """What the run waits for, and the commands that bring it on."""
     tail = _tail(record, database, target)
     if record.status in ("failed", "quarantined"):
-        return [f"finished steps are kept; try the failed ones again: flowkit retry {tail}"]
+        return [f"finished steps are kept; {_again(state)}: flowkit retry {tail}"]
     if record.status in FINAL:
         return []
-    resume = f"flowkit resume {tail}"
+    resume = resume_command(record, database, target)
     if signum:
         return [f"stopped; what was finished is kept. Go on with: {resume}"]
     lines: list[str] = []
@@ -293,7 +320,24 @@ def advice(
             lines.append(f"step {wait['step']!r} waits until a time.")
     if record.due_at is not None:
         lines.append(f"the run is due at {local(record.due_at)}.")
-    return [*lines, f"then go on with: {resume}"]
+    return [*lines, f"then go on with: {resume}" if lines else f"go on with: {resume}"]
+
+
+def _again(state: State) -> str:
+    """What a retry does for a run that ended like this one."""
+    error = state.ended.error.type if state.ended and state.ended.error else ""
+    if error == "DeadlineExceeded":
+        return "a retry goes on with the others and counts the deadline anew"
+    if error == "BudgetExceeded":
+        return "a retry goes on with the others and counts the budget anew"
+    if error == "RunQuarantined":
+        return "when the cause of the crashes is mended, go on"
+    return "when the cause is mended, try the failed ones again"
+
+
+def resume_command(record: RunRecord, database: Database, target: str = "") -> str:
+    """The command that takes a stored run up again."""
+    return f"flowkit resume {_tail(record, database, target)}"
 
 
 def _tail(record: RunRecord, database: Database, target: str) -> str:

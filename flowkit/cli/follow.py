@@ -13,7 +13,7 @@ import anyio
 import flowkit.events as ev
 from flowkit.asking import read_answer
 from flowkit.chat import ModelAnswer
-from flowkit.cli.text import clean, clean_lines, span
+from flowkit.cli.text import clean, clean_lines, counted, span
 from flowkit.errors import FlowkitError
 from flowkit.events import Event
 from flowkit.ports import Artifacts, RunRecord
@@ -118,6 +118,8 @@ def told(
 ) -> list[str]:
     """An event as lines for a terminal, with its time; reasoning in one line unless it is asked for."""
     line = describe(event, state, answer)
+    if isinstance(event.payload, ev.AttemptFailed) and event.payload.then in ("fail", "fatal"):
+        return []  # the step's failure is told next, with the same error
     if not line:
         return []
     stamp = time.strftime("%H:%M:%S", time.localtime(event.at))
@@ -139,7 +141,7 @@ def describe(event: Event, state: State, answer: ModelAnswer | None = None) -> s
         case ev.Accepted(duration_s=took):
             return f"{key} accepted in {span(took)}"
         case ev.Planned(steps=steps, duration_s=took):
-            return f"{key} planned {len(steps)} steps in {span(took)}"
+            return f"{key} planned {counted(len(steps), 'step')} in {span(took)}"
         case ev.Rejected(feedback=feedback):
             return f"{key} rejected: {feedback}"
         case ev.ModelAnswered():

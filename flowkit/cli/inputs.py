@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import difflib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from flowkit.cli.exits import Problem
+from flowkit.cli.exits import Problem, say
 from flowkit.cli.targets import Target
 from flowkit.cli.text import clean
+from flowkit.policy import Budget
 from flowkit.values import Codec, show_type
 
 _FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*)*)=(.*)", re.DOTALL)
@@ -26,13 +30,13 @@ def read_input(target: Target, given: Sequence[str], *, example: bool = False) -
     """The workflow's input: what `--input` says, over the example if that is asked for."""
     codec = target.workflow.codec()
     schema = codec.schema()
-    fields = _properties(schema, schema)
-    base: Any = {} if fields is not None else None
+    properties = _properties(schema, schema)
+    base: Any = {} if properties is not None else None
     known = False
     if example:
         base, known = _example(target, codec), True
     for text in given:
-        found = _FIELD.fullmatch(text) if fields is not None else None
+        found = _FIELD.fullmatch(text) if properties is not None else None
         if found and isinstance(base, dict):
             _set(cast("dict[str, Any]", base), found[1], found[2], schema)
         else:
@@ -42,9 +46,72 @@ def read_input(target: Target, given: Sequence[str], *, example: bool = False) -
                 read_json(text, "--input", plain_text=schema.get("type") == "string"),
                 True,
             )
-    if not given and not example and (fields is None or not _accepts(codec, base)):
-        raise Problem(_how(target, fields))
-    return check_json(codec, base, f"--input does not fit {show_type(target.workflow.takes)}")
+    if not given and not example and (properties is None or not _accepts(codec, base)):
+        raise Problem(_how(target, properties))
+    value = check_json(codec, base, f"--input does not fit {show_type(target.workflow.takes)}")
+    for line in _ignored(codec, base, schema):
+        say(line)
+    return value
+
+
+def _ignored(codec: Codec, data: Any, schema: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each key that a model without `extra="forbid"` drops without a word."""
+    kept = codec.dump(codec.load(json.dumps(data))).text
+    for path, fields in list(_strange(data, schema, schema, ())):
+        without = copy.deepcopy(data)
+        level = without
+        for part in path[:-1]:
+            level = level[part]
+        del level[path[-1]]
+        try:
+            same = codec.dump(codec.load(json.dumps(without))).text == kept
+        except (ValueError, RecursionError):
+            same = False
+        if same:  # else it is an alias, or a validator reads it
+            name = ".".join(str(part) for part in path)
+            yield f"--input: the key {name!r} is ignored, there is no such field{nearest(str(path[-1]), fields)}"
+
+
+def _strange(
+    data: Any, spot: Mapping[str, Any], schema: Mapping[str, Any], path: tuple[Any, ...]
+) -> Iterator[tuple[tuple[Any, ...], list[str]]]:
+    """The paths of keys that the schema has no field for, and the fields that are there."""
+    spot = _resolved(spot, schema)
+    if len(path) > _DEPTH_MAX:
+        return
+    if isinstance(data, list):
+        for index, item in enumerate(cast("list[object]", data)):
+            yield from _strange(item, spot.get("items", {}), schema, (*path, index))
+    fields = _properties(spot, schema)
+    if isinstance(data, dict) and fields and "additionalProperties" not in spot:
+        for key, item in cast("dict[str, Any]", data).items():
+            if key not in fields:
+                yield (*path, key), list(fields)
+            else:
+                yield from _strange(item, fields[key], schema, (*path, key))
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """`: did you mean x?`, or which names there are."""
+    near = difflib.get_close_matches(name, names, n=3)
+    return f": did you mean {', '.join(near)}?" if near else f" ({', '.join(names)})."
+
+
+def read_budget(text: str) -> Budget:
+    """`turns_max=20,on_budget=answer` as a budget; `Problem` for what is none."""
+    names = [each.name for each in dataclasses.fields(Budget)]
+    given: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if not equals or not value:
+            raise Problem(f"--budget: {clean(part, 60)!r} is no NAME=VALUE.")
+        if name not in names:
+            raise Problem(f"--budget: there is no limit {clean(name, 60)!r}{nearest(name, names)}")
+        given[name] = value
+    try:
+        return TypeAdapter(Budget).validate_python(given)
+    except ValidationError as error:
+        refuse(error, "--budget cannot be that")
 
 
 def _example(target: Target, codec: Codec) -> Any:
@@ -89,7 +156,8 @@ def read_json(text: str, what: str, *, plain_text: bool = False) -> Any:
     except ValueError as error:
         if plain_text:
             return whole
-        hint = "" if whole is not text else " Write JSON, key=value, @file.json, or - for stdin."
+        pairs = "key=value, " if what == "--input" else ""
+        hint = "" if whole is not text else f" Write JSON, {pairs}@file.json, or - for stdin."
         raise Problem(f"{what}: {clean(text, 60)!r} is not JSON: {error}.{hint}") from error
 
 

@@ -11,13 +11,14 @@ import anyio
 
 from flowkit.cli import exits
 from flowkit.cli.config import Database, has_runs, need_runs
-from flowkit.cli.driving import advice
+from flowkit.cli.driving import advice, resume_command
 from flowkit.cli.exits import NOT_FOUND, Problem, code_of, complain, say
 from flowkit.cli.follow import Follower, View, answer_in, describe
-from flowkit.cli.results import failure, raw_input, raw_slot, raw_value, run_data
+from flowkit.cli.results import failure, raw_input, run_data
+from flowkit.cli.step import event_data, print_step, step_data, view_data
 from flowkit.cli.table import Column, print_table
 from flowkit.cli.talking import Talk, conversation_data, print_conversation, print_usage
-from flowkit.cli.text import clean, local, parse_since, rfc3339, span, to_json
+from flowkit.cli.text import clean, counted, local, parse_since, rfc3339, span, to_json
 from flowkit.cli.tree import show_for
 from flowkit.engine import Engine
 from flowkit.events import FINAL, Event, StepView
@@ -26,11 +27,12 @@ from flowkit.owner import is_gone
 from flowkit.ports import Journal, RunQuery, RunRecord
 from flowkit.state import State
 from flowkit.store import SqlStore
-from flowkit.store.encoding import encode
 
 T = TypeVar("T")
 
 _LISTED_MAX = 10
+_ENDING_MIN = 4  # ids begin with their time, so the end tells runs of one minute apart
+_SEARCHED_MAX = 100_000
 
 
 def on_store(database: Database, work: Callable[[SqlStore], Awaitable[T]]) -> T:
@@ -45,7 +47,7 @@ def on_store(database: Database, work: Callable[[SqlStore], Awaitable[T]]) -> T:
 
 
 async def find_run(store: SqlStore, ref: str) -> RunRecord:
-    """The run that an id, a unique beginning of one, or `@last` names."""
+    """The run that an id, a unique beginning or end of one, or `@last` names."""
     if ref == "@last":
         newest = await store.runs(RunQuery(limit=1))
         if not newest:
@@ -55,12 +57,21 @@ async def find_run(store: SqlStore, ref: str) -> RunRecord:
         raise Problem("give a run's id, a unique beginning of it, or @last.")
     exact = await store.runs(RunQuery(run_id=ref, limit=1))
     found = exact or await store.runs(RunQuery(prefix=ref, limit=_LISTED_MAX + 1))
+    where = "begin"
+    if not found and len(ref) >= _ENDING_MIN:
+        where = "end"
+        runs = await store.runs(RunQuery(limit=_SEARCHED_MAX))
+        found = [each for each in runs if each.run_id.endswith(ref)]
     if not found:
-        raise Problem(f"no run's id begins with {clean(ref, 80)!r}: see flowkit ls.", NOT_FOUND)
+        raise Problem(
+            f"no run's id begins with {clean(ref, 80)!r}, or ends so (from {_ENDING_MIN} characters on): "
+            f"see flowkit ls.",
+            NOT_FOUND,
+        )
     if len(found) > 1:
         more = ["…"] if len(found) > _LISTED_MAX else []
         names = [f"  {each.run_id}  {each.workflow}" for each in found[:_LISTED_MAX]]
-        raise Problem("\n".join([f"several runs begin with {ref!r}:", *names, *more]))
+        raise Problem("\n".join([f"several runs {where} with {ref!r}:", *names, *more]))
     return found[0]
 
 
@@ -168,63 +179,6 @@ def show_run(
     return on_store(database, work)
 
 
-def view_data(view: StepView) -> dict[str, Any]:
-    return {
-        "step": view.key,
-        "node": view.node,
-        "kind": view.kind,
-        "status": view.status,
-        "attempts": view.attempts,
-        "duration_s": round(view.duration_s, 6),
-        "errors": list(view.errors),
-        "feedback": list(view.feedback),
-        "detail": view.detail,
-    }
-
-
-async def step_data(store: SqlStore, journal: Journal, state: State, key: str) -> dict[str, Any]:
-    """Everything about one step: how it stands, what it gave, what happened to it."""
-    slot = state.by_exec.get(key) or state.slots.get(key)
-    view = next(
-        (each for each in state.views() if slot and each.key in (slot.exec, slot.key)), None
-    )
-    if slot is None or view is None:
-        known = ", ".join(each.key for each in state.views()[:20])
-        raise Problem(f"the run has no step {key!r}. Its steps: {known}.", NOT_FOUND)
-    mine = {slot.key, slot.exec, key}
-    happened = [
-        event
-        for event in journal.events
-        if event.key in mine or event.key.startswith((f"{slot.key}@", f"{slot.key}/t"))
-    ]
-    return {
-        **view_data(view),
-        "value": await raw_slot(slot, store) if slot.status == "settled" else None,
-        "events": [await event_data(store, event) for event in happened],
-    }
-
-
-async def event_data(store: SqlStore, event: Event) -> dict[str, Any]:
-    """An event as JSON data; large values are named by their hash."""
-    from flowkit.values import parse
-
-    own, _ = encode(event.payload)
-    value = getattr(event.payload, "value", None)
-    data: dict[str, Any] = parse(own)
-    data.pop("graph", None)
-    if value is not None and value.text is not None:
-        data["value"] = await raw_value(value, store)
-    return {
-        "seq": event.seq,
-        "at": rfc3339(event.at),
-        "kind": event.kind,
-        "step": event.key or None,
-        "alternative": event.alternative,
-        "attempt": event.attempt,
-        "data": data,
-    }
-
-
 def print_run(record: RunRecord, state: State, database: Database, talk: Talk) -> None:
     """Header, final error, steps, what models used, and what to do next."""
     views = state.views()
@@ -239,7 +193,7 @@ def print_run(record: RunRecord, state: State, database: Database, talk: Talk) -
         ("started", local(record.created_at)),
         ("ended" if over else "last event", local(state.at or None)),
         ("took" if over else "age", span(until - record.created_at)),
-        ("steps", f"{done} of {len(views)} done, {tries} attempts"),
+        ("steps", f"{done} of {len(views)} done, {counted(tries, 'attempt')}"),
     ]
     error = failure(state)
     if error is not None:
@@ -286,16 +240,6 @@ def _notes(view: StepView) -> str:
     return clean("; ".join(notes), 1000)
 
 
-def print_step(data: dict[str, Any]) -> None:
-    for name in ("step", "node", "kind", "status", "attempts", "duration_s", "detail"):
-        print(f"{name + ':':<12}{clean(data[name], 4000)}")
-    for name in ("errors", "feedback"):
-        for text in data[name]:
-            print(f"{name + ':':<12}{clean(text, 4000)}")
-    print("value:")
-    print(to_json(data["value"], indent=2))
-
-
 async def print_events(events: Sequence[Event], store: SqlStore) -> None:
     columns = [
         Column("SEQ", right=True), Column("AT"), Column("KIND"), Column("STEP"), Column("WHAT", wide=True)
@@ -330,8 +274,7 @@ def watch_run(
             show = show_for(quiet=quiet, reasoning=reasoning)
             if record.status not in FINAL and not driven:
                 show.note(f"run {record.run_id} is in no process's hands now.")
-                for line in advice(record, State(), database, "")[-1:]:
-                    show.note(line)
+                show.note(f"go on with: {resume_command(record, database)}")
             await Follower(view, show, store, leaves_waiting=False).follow(
                 engine.handle(record.run_id).events(), record
             )
@@ -359,6 +302,17 @@ def leave_message(
     return on_store(database, work)
 
 
+def signals_of(database: Database, ref: str) -> list[str]:
+    """The names of the signals that a run's steps wait for, as far as its journal tells."""
+
+    async def work(store: SqlStore) -> list[str]:
+        _, state = await load_run(store, ref)
+        waits = [wait for slot in state.by_exec.values() for wait in slot.open_waits()]
+        return sorted({wait.name for wait in waits if wait.reason == "signal"})
+
+    return on_store(database, work)
+
+
 def print_posted(record: RunRecord, *, json: bool, database: Database, target: str = "") -> None:
     """Tell who will take the message over."""
     driven = is_driven(record)
@@ -368,8 +322,6 @@ def print_posted(record: RunRecord, *, json: bool, database: Database, target: s
         say(f"recorded; whoever drives run {record.run_id} takes it over within a second.")
     else:
         say(
-            "recorded. A process that waits for this run, or recovers all runs, takes it up within a "
-            "second. If there is none, take it up yourself:"
+            f"recorded. A process that waits for this run, or recovers all runs, takes it up within a "
+            f"second. If there is none: {resume_command(record, database, target)}"
         )
-        for line in advice(record, State(), database, target)[-1:]:
-            say(line)

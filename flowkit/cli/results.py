@@ -169,21 +169,34 @@ def _is_artifact(fields: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where `--out` writes. Made at once, so that a bad one is known before anything runs."""
+    """Where `--out` writes. Made at once, so that a bad one is known before anything runs.
+
+    `shared`: nobody chose it, so each run writes into a directory of its own below it.
+    """
 
     path: Path
+    shared: bool = False
 
     @classmethod
-    def made(cls, path: Path) -> Folder:
+    def made(cls, path: Path, *, shared: bool = False) -> Folder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
+            if shared:
+                text = (
+                    f"an example's artifacts go to ./{path}: cannot write there: {error.strerror}."
+                )
+                raise Problem(f"{text} Choose another directory with --out DIR.") from error
             raise Problem(f"--out {path}: cannot write there: {error.strerror}.") from error
         except ValueError as error:
             raise Problem(f"--out: {error}.") from error
-        return cls(path)
+        return cls(path, shared)
+
+    def of(self, run_id: str) -> Folder:
+        """Where one run's artifacts go; made if it is not there."""
+        return Folder.made(self.path / run_id) if self.shared else self
 
     async def save(self, found: Sequence[Artifact], store: Artifacts) -> dict[str, Path]:
         """Write artifacts under their names; those whose name could leave the folder are refused."""

@@ -70,6 +70,11 @@ def span(seconds: float) -> str:
     return f"{hours} h {minutes:02} min"
 
 
+def counted(many: int, thing: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{many:,} {thing}{'' if many == 1 else 's'}"
+
+
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 

@@ -177,10 +177,12 @@ def _line(step: StepView, view: View, keys: set[str], width: int) -> Text:
     if status == "running":
         mark = _SPIN[int(time.monotonic() * 10) % len(_SPIN)]
     parts = step.key.split("/")
-    depth = sum("/".join(parts[:n]).partition("@")[0] in keys for n in range(1, len(parts)))
+    above = [n for n in range(1, len(parts)) if "/".join(parts[:n]).partition("@")[0] in keys]
+    depth = len(above)
+    own = "/".join(parts[above[-1] :]) if above else step.key  # a planned step with its turn
     line = Text("  " * (depth + 1), no_wrap=True, overflow="ellipsis")
     line.append(f"{mark} ", colour)
-    line.append(clean(parts[-1] if depth else step.key), "bright_black" if status in _QUIET else "")
+    line.append(clean(own), "bright_black" if status in _QUIET else "")
     if step.node != parts[-1].partition("@")[0]:
         line.append(f" {clean(step.node)}", "bright_black")
     line.append(_rest(step, status, view), "bright_black")

@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults = Faults(options.fault_rate, options.fault or TRANSIENT, seed=options.seed)
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    if not 0 <= options.port <= 65535:
+        raise SystemExit("--port: 0 to 65535; 0 takes a free one.")
     if options.context_tokens:
         rules = replace(rules, context_tokens=options.context_tokens)
     script = load(options.script) if options.script else echo

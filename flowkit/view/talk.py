@@ -6,6 +6,7 @@ them, cut but not escaped: whoever shows them does that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
@@ -260,8 +261,10 @@ def headline(told: ev.ModelAnswered, answer: ModelAnswer | None, at: float) -> s
     """An answer in one line: the model, what it called or said, and the beginning of its reasoning."""
     who = f"{told.model} ({told.purpose})" if told.purpose else told.model
     if told.error is not None:
-        wait = f", asked again in {max(told.retry_at - at, 0.0):.1f} s" if told.retry_at else ""
-        return f"{who}: {told.error}{wait}"
+        why = _first_sentence(told.error.message) or told.error.type
+        if told.retry_at:
+            return f"{who}: asked again in {max(told.retry_at - at, 0.0):.1f} s: {why}"
+        return f"{who}: {told.error.type}: {why}"
     if answer is None:
         return f"{who}: answered"
     message, parts = answer.message, list[str]()
@@ -274,6 +277,12 @@ def headline(told: ev.ModelAnswered, answer: ModelAnswer | None, at: float) -> s
     if message.reasoning:
         parts.append(f"thinking: {fold(message.reasoning)}")
     return f"{who}: {' · '.join(parts) or 'said nothing'}"
+
+
+def _first_sentence(text: str) -> str:
+    """What went wrong, without the advice behind it, which stands once at the run's end."""
+    sentence = re.split(r"[.!?](?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+    return fold(sentence)
 
 
 def said_lines(said: Said, state: State, *, reasoning: bool = False) -> list[str]:

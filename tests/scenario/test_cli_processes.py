@@ -87,6 +87,27 @@ def test_a_killed_run_is_resumed_and_no_finished_step_runs_again(cli: Cli) -> No
     assert cli.effects("k") == ["write", "hold", "hold", "print_it"]
 
 
+def test_a_run_that_was_killed_in_a_wait_is_left_with_3(cli: Cli) -> None:
+    """Its process died before the run was suspended: the journal ends with the attempt's own wait."""
+    assert cli("run", "flows.py:asking", "-i", "text=x", "--run-id", "k").code == 3
+    with contextlib.closing(sqlite3.connect(cli.db)) as connection:
+        query = "SELECT max(seq) FROM flowkit_events WHERE kind = 'waiting' AND key = 'ask'"
+        (head,) = connection.execute(query).fetchone()
+        connection.execute("DELETE FROM flowkit_events WHERE seq > ?", [head])
+        connection.execute(
+            "UPDATE flowkit_runs SET status = 'running', owner = 'dead', lease_until = 0"
+        )
+        connection.commit()
+    process = cli.start("resume", "k", "flows.py:asking")
+    try:
+        resumed = finish(process, timeout=10)
+    finally:
+        process.kill()
+    assert resumed.code == 3
+    assert "has died" in resumed.err
+    assert "flowkit signal k approve JSON" in resumed.err
+
+
 def journal(cli: Cli) -> list[tuple[object, ...]]:
     """The stored run and its events; not its lease, which its owner renews."""
     with contextlib.closing(sqlite3.connect(cli.db)) as connection:
