@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -35,6 +36,7 @@ from flowkit.store import SqlStore, postgres
 from flowkit.store.operations import Put
 from flowkit.values import Value
 from tests.contract.helpers import GENERATION, Clock, done, event, run
+from tests.fault.w12 import RESULT, Report
 from tests.postgres import Server
 
 ROOT = Path(__file__).parents[2]
@@ -749,3 +751,55 @@ async def test_a_damaged_row_stops_its_own_run_only(
         with pytest.raises(JournalConflict, match="damaged"):
             await sql.append(name, done(1), expect=0, epoch=0)
     await sql.append("r", done(4), expect=3, epoch=0)
+
+
+# ---- the engine on it
+
+ENGINE = """
+from pathlib import Path
+from flowkit import Engine
+from tests.fault.w12 import Ledger, Topic, w12
+
+class Dying(SqlStore):
+    left = int(sys.argv[4])
+    async def append(self, *args, **kwargs):
+        found = await super().append(*args, **kwargs)
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+async def main():
+    store = Dying(sys.argv[1])
+    async with store, Engine(store, resources=[Ledger(Path(sys.argv[3]))]) as engine:
+        report = await engine.run(w12, Topic(text="t"), run_id=sys.argv[2])
+        print(report.model_dump_json(), flush=True)
+"""
+
+
+@pytest.mark.long
+def test_runs_whose_processes_are_killed_are_resumed_by_others(
+    server: Server, url: str, children: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    def attempts(name: str) -> Counter[str]:
+        return Counter((tmp_path / name).read_text().splitlines())
+
+    def ended(name: str) -> set[str]:
+        rows = server.execute(
+            "SELECT key, alternative, attempt FROM flowkit_events e "
+            f"JOIN flowkit_runs r ON r.id = e.run WHERE run_id = '{name}' AND kind IN "
+            "('step_done', 'planned', 'accepted', 'rejected', 'attempt_failed')",
+            url=url,
+        )
+        return {" ".join(map(str, row)) for row in rows}
+
+    for first in (3, 7, 11):
+        deaths = {f"r{at}": at for at in (first, first + 2)}  # two runs at once, in one database
+        started = [children(ENGINE, url, n, str(tmp_path / n), str(at)) for n, at in deaths.items()]
+        assert [process.wait(60) for process in started] == [-signal.SIGKILL] * 2
+        before = {name: (attempts(name), ended(name)) for name in deaths}
+        again = [children(ENGINE, url, n, str(tmp_path / n), "0") for n in deaths]
+        assert [Report.model_validate_json(says(process)) for process in again] == [RESULT] * 2
+        for name, (counted, finished) in before.items():
+            assert finished <= ended(name)
+            assert [key for key in finished if attempts(name)[key] != counted[key]] == []
