@@ -1,8 +1,8 @@
 """What the writer knows of runs, and what its transaction will write.
 
-Operations change `Run`s in memory; `flush` writes all changes with one statement each. What is known
-stays valid over transactions as long as nobody else has written to the file, which SQLite tells by
-its data version, read once under the write lock. After a rollback everything is forgotten.
+Operations change `Run`s in memory; `flush` writes all changes with one statement each. Whether what is
+known stays valid from one transaction to the next is the session's to say. After a rollback everything
+is forgotten.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
 from sqlalchemy import func as sql
+from sqlalchemy import insert, select, update
 
 from flowkit.errors import JournalConflict
 from flowkit.ports import Message
-from flowkit.store import sqlite, statements
+from flowkit.store import statements
+from flowkit.store.place import Session, Stored
 from flowkit.store.rules import Batch, Run, message_texts, not_found, read_message
 from flowkit.store.schema import ARTIFACTS, EVENTS, INBOX, RUNS, names
 
 _KNOWN_MAX = 20_000
-_ASKED_MAX = 500
 
 
 class Ledger:
@@ -32,24 +32,21 @@ class Ledger:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.drove = False
-        self.connection: Connection
+        self._session: Session
         self._runs: dict[str, Run] = {}
         self._damaged: dict[str, JournalConflict] = {}
-        self._version = -1
-        self._last = 0
         self._created: list[Run] = []
         self._changed: dict[int, Run] = {}
         self._events: list[tuple[Any, ...]] = []
 
-    def open(self, connection: Connection) -> None:
+    def open(self, session: Session) -> None:
         """Work on this connection from now on."""
         self.forget()
-        self.connection = connection
-        self._dbapi = sqlite.raw(connection)
+        self._session = session
+        self.connection = session.connection
 
     def forget(self) -> None:
         """Know nothing any more, and write nothing that waits."""
-        self._version = -1
         self._runs.clear()
         self._damaged.clear()
         self._created.clear()
@@ -57,30 +54,28 @@ class Ledger:
         self._events.clear()
 
     def begin(self, run_ids: Iterable[str]) -> None:
-        """Bring what is known about these runs up to date; the write lock is held."""
-        version = sqlite.data_version(self.connection)
-        if version != self._version or len(self._runs) > _KNOWN_MAX:
+        """Bring what is known about these runs up to date, at the beginning of a transaction."""
+        if len(self._runs) > _KNOWN_MAX:
+            self._runs.clear()
+        wanted = {run_id for run_id in run_ids if run_id}
+        changed, runs, waiting = self._session.look(wanted, self._runs)
+        if changed:
             self._runs.clear()
             self._damaged.clear()
-            self._version = version
-            self._last = next(sqlite.rows(self._dbapi, statements.LAST_RUN))[0] or 0
-        missing = list({run_id for run_id in run_ids if run_id and run_id not in self._runs})
-        for start in range(0, len(missing), _ASKED_MAX):
-            self._fetch(missing[start : start + _ASKED_MAX])
+        if runs:
+            self._read(runs, waiting)
 
-    def _fetch(self, run_ids: Sequence[str]) -> None:
-        found = sqlite.rows(self._dbapi, statements.runs(len(run_ids)), run_ids)
+    def _read(self, runs: Iterable[Stored], waiting: Iterable[Stored]) -> None:
         rows: dict[int, Run] = {}
-        for stored in found:
+        for stored in runs:
             try:
                 run = Run.read(stored)
                 self._runs[run.run_id] = rows[run.row] = run
             except JournalConflict as error:
                 self._damaged[str(stored[1])] = error
-        if not rows:
-            return
-        waiting = sqlite.rows(self._dbapi, statements.waiting(len(rows)), list(rows))
         for row, *columns in waiting:
+            if row not in rows:
+                continue
             try:
                 message = read_message(*columns)
                 rows[row].waiting[message.id] = message
@@ -102,8 +97,7 @@ class Ledger:
         return found
 
     def create(self, run: Run) -> None:
-        self._last += 1
-        run.row = self._last
+        run.row = self._session.next_id()
         self._runs[run.run_id] = run
         self._created.append(run)
 
@@ -170,7 +164,7 @@ class Ledger:
         """Write what waits: new runs, changed runs, events. Not yet a commit."""
         if self._created:
             rows = [tuple(_columns(run)) for run in self._created]
-            sqlite.write(self.connection, statements.INSERT_RUN, rows)
+            self._session.write(statements.INSERT_RUN, rows)
             for run in self._created:
                 self._changed.pop(run.row, None)
             self._created.clear()
@@ -179,10 +173,10 @@ class Ledger:
                 (run.status, run.due_at, run.owner, run.epoch, run.lease_until, run.row)
                 for run in self._changed.values()
             ]
-            sqlite.write(self.connection, statements.UPDATE_RUN, changes)
+            self._session.write(statements.UPDATE_RUN, changes)
             self._changed.clear()
         if self._events:
-            sqlite.write(self.connection, statements.INSERT_EVENT, self._events)
+            self._session.write(statements.INSERT_EVENT, self._events)
             self._events.clear()
 
 

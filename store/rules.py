@@ -46,16 +46,22 @@ def exists(run_id: str) -> RunConflict:
 
 
 def check_texts(what: str, *texts: str | None) -> None:
-    """Refuse what no database keeps: half characters (lone surrogates)."""
+    """Refuse what not every database keeps: U+0000, and half characters (lone surrogates)."""
     for text in texts:
-        if text is not None and not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueRefused(
-                    f"{what}: {text[:80]!r} holds half a character ({error.reason}), which cannot be "
-                    f"stored. Write JSON escapes, as flowkit.values.compact does."
-                ) from error
+        if text is None or (text.isascii() and "\0" not in text):
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueRefused(
+                f"{what}: {text[:80]!r} holds half a character ({error.reason}), which cannot be "
+                f"stored. Write JSON escapes, as flowkit.values.compact does."
+            ) from error
+        if "\0" in text:
+            raise ValueRefused(
+                f"{what}: {text[:80]!r} holds U+0000, which cannot be stored. Leave it out, or write "
+                f"JSON escapes."
+            )
 
 
 @dataclass(slots=True)
@@ -86,7 +92,8 @@ def _event_row(event: Event) -> Row:
         data, value = encode(event.payload)
     except ValueError as error:
         raise ValueRefused(f"event {event.seq} ({kind}) cannot be stored: {error}") from error
-    if not (key.isascii() and data.isascii() and (value is None or value.isascii())):
+    ascii = key.isascii() and data.isascii() and (value is None or value.isascii())
+    if not ascii or "\0" in key:  # JSON, as in the other two, escapes it
         check_texts(f"event {event.seq} ({kind})", key, data, value)
     if not math.isfinite(event.at):
         raise ValueRefused(f"event {event.seq} ({kind}): {event.at} is no time")

@@ -129,14 +129,21 @@ def check_version(found: int, place: str, migrations: Sequence[Migration] = MIGR
 
 
 def migrate(
-    connection: Connection, place: str, migrations: Sequence[Migration] = MIGRATIONS
+    connection: Connection,
+    place: str,
+    migrations: Sequence[Migration] = MIGRATIONS,
+    *,
+    lock: str = "",
 ) -> None:
     """Bring the tables up to date, each migration in one transaction with its record.
 
     Another process may be doing the same: what is to be done is looked up under the write lock.
+    `lock`: the statement that takes it, where BEGIN alone does not.
     """
     while True:
         with connection.begin():
+            if lock:
+                connection.exec_driver_sql(lock)
             done = version(connection)
             check_version(done, place, migrations)
             if done == len(migrations):

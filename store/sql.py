@@ -1,26 +1,27 @@
-"""`SqlStore`: journals and artifacts in a database file, safe from crashes and power cuts."""
+"""`SqlStore`: journals and artifacts in a database, safe from crashes and power cuts."""
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Self, TypeVar, get_args
 
 import anyio
 from anyio import to_thread
-from sqlalchemy import QueuePool
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from flowkit.errors import JournalConflict, StoreUnusable
 from flowkit.events import Event
 from flowkit.owner import is_gone
 from flowkit.ports import Journal, Message, RunQuery, RunRecord
 from flowkit.store import operations as ops
-from flowkit.store import sqlite, statements
+from flowkit.store import statements
 from flowkit.store.ledger import Ledger
+from flowkit.store.place import READERS, Ask, Durability, Place
 from flowkit.store.rules import (
     ACTIVE,
     Batch,
@@ -30,7 +31,7 @@ from flowkit.store.rules import (
     not_found,
     read_events,
 )
-from flowkit.store.sqlite import Durability
+from flowkit.store.sqlite import SqliteFile, path_of
 from flowkit.store.writer import Writer, closed
 
 T = TypeVar("T")
@@ -39,18 +40,22 @@ _INT_MAX = 2**63 - 1
 
 
 class SqlStore:
-    """Keeps journals and artifacts in an SQLite file, which is made when it is first used.
+    """Keeps journals and artifacts in an SQLite file, which is made when it is first used, or in a
+    PostgreSQL database, where several processes may drive different runs.
 
     Args:
-        target: A path, with any suffix; or, with `://` in it, an SQLAlchemy URL (`sqlite:///path`).
+        target: A path, with any suffix; or, with `://` in it, an SQLAlchemy URL (`sqlite:///path`,
+            `postgresql://user:password@host/database`; options behind `?` are libpq's).
         durability: "power": what was acknowledged survives a power cut; each commit waits for the
             disk. "process": it survives the death of the process, but a power cut or a crash of the
-            system may take back the last commits. The file stays sound in both.
+            system (or of the PostgreSQL server) may take back the last commits. The database stays
+            sound in both.
         now: The clock that leases are measured by.
 
     Raises:
-        StoreUnusable: at once for a target that is no file; at first use if the file cannot be used.
-        SchemaTooNew: at first use, if a newer flowkit wrote the file.
+        StoreUnusable: at once for a target that names no database, or needs a package that is not
+            installed; at first use if the database cannot be used.
+        SchemaTooNew: at first use, if a newer flowkit wrote the database.
     """
 
     def __init__(
@@ -62,13 +67,11 @@ class SqlStore:
     ) -> None:
         if durability not in get_args(Durability):
             raise ValueError(f'durability={durability!r}: use "power" or "process".')
-        self.path = sqlite.path_of(str(target))
-        self._durability: Durability = durability
+        self._place = _place_of(str(target), durability)
         self._now = now
         self._opening = anyio.Lock()
         self._limiter: anyio.CapacityLimiter | None = None
         self._writer: Writer | None = None
-        self._readers: QueuePool | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -79,12 +82,17 @@ class SqlStore:
         await self.close()
 
     @property
+    def name(self) -> str:
+        """The database as messages name it: a path, or a URL without its password."""
+        return self._place.name
+
+    @property
     def is_open(self) -> bool:
-        """Whether the file is open; an engine opens a store that is not, and closes it again."""
+        """Whether the database is open; an engine opens a store that is not, and closes it again."""
         return self._writer is not None and not self._closed
 
     async def open(self) -> None:
-        """Open the file now and bring its tables up to date. The first use does it otherwise."""
+        """Open the database now and bring its tables up to date. The first use does it otherwise."""
         await self._open()
 
     async def _open(self) -> Writer:
@@ -92,36 +100,20 @@ class SqlStore:
             return self._writer
         async with self._opening:
             if self._closed:
-                raise closed(self.path)
+                raise closed(self.name)
             if self._writer is None:
-                self._limiter = anyio.CapacityLimiter(sqlite.READERS)
-                self._writer = await to_thread.run_sync(self._open_file)
+                self._limiter = anyio.CapacityLimiter(READERS)
+                self._writer = await to_thread.run_sync(self._start_writer)
             return self._writer
 
-    def _open_file(self) -> Writer:
-        sqlite.check_file(self.path)
-        engine = sqlite.write_engine(self.path, self._durability)
-        try:
-            sqlite.create_file(self.path)
-            connection = engine.connect()
-            try:
-                sqlite.prepare(connection, self.path)
-            except BaseException:
-                connection.close()
-                raise
-        except sqlite.FAILURES as error:
-            raise sqlite.explain(error, self.path, "open the database") from error
-        except OSError as error:
-            raise StoreUnusable(
-                f"{self.path}: cannot make the file: {error.strerror}. Choose another path."
-            ) from error
-        self._readers = sqlite.readers(self.path)
-        writer = Writer(engine, self.path, Ledger(self._now))
-        writer.start(connection)
+    def _start_writer(self) -> Writer:
+        session = self._place.open()
+        writer = Writer(self._place, Ledger(self._now))
+        writer.start(session)
         return writer
 
     async def close(self) -> None:
-        """Commit what waits and close the file. Again does nothing; a closed store stays closed."""
+        """Commit what waits and close the database. Again does nothing; a closed store stays closed."""
         with anyio.CancelScope(shield=True):
             async with self._opening:
                 if self._closed:
@@ -132,13 +124,12 @@ class SqlStore:
                     await to_thread.run_sync(self._writer.stop)
 
     async def _close_readers(self) -> None:
-        """Wait for reads that are under way; their connections would keep the log open."""
+        """Wait for reads that are under way; their connections would keep SQLite's log open."""
         assert self._limiter is not None
-        assert self._readers is not None
-        borrowers = [object() for _ in range(sqlite.READERS)]
+        borrowers = [object() for _ in range(READERS)]
         for borrower in borrowers:
             await self._limiter.acquire_on_behalf_of(borrower)
-        self._readers.dispose()
+        self._place.close()
         for borrower in borrowers:
             self._limiter.release_on_behalf_of(borrower)
 
@@ -177,33 +168,54 @@ class SqlStore:
         return sha256
 
     async def load(self, run_id: str, *, after: int = 0) -> Journal:
-        return await self._read(_load, _known(run_id), min(max(after, 0), _INT_MAX))
+        after = min(max(after, 0), _INT_MAX)
+        return await self._read(partial(_load, run_id=_known(run_id), after=after))
 
     async def runs(self, query: RunQuery) -> Sequence[RunRecord]:
         try:
             check_texts("query", query.run_id, query.prefix, query.workflow)
         except ValueError:
             return ()  # nothing that is stored can match
-        return await self._read(_runs, query)
+        return await self._read(partial(_runs, query=query))
 
     async def get(self, sha256: str) -> bytes:
         """The bytes; `StoreUnusable` if they are not there, or not what was stored."""
-        if not sha256.isascii():  # nor could a database be asked for half a character
+        if not (sha256.isascii() and sha256.isprintable()):  # nor could a database be asked
             raise _no_artifact(sha256)
-        return await self._read(_artifact, sha256)
+        return await self._read(partial(_artifact, sha256=sha256))
 
-    async def _read(self, read: Callable[..., T], *args: Any) -> T:
+    async def _read(self, work: Callable[[Ask], T]) -> T:
         await self._open()
-        return await to_thread.run_sync(partial(self._query, read, *args), limiter=self._limiter)
+        return await to_thread.run_sync(self._query, work, limiter=self._limiter)
 
-    def _query(self, read: Callable[..., T], *args: Any) -> T:
-        if self._closed or self._readers is None:
-            raise closed(self.path)
+    def _query(self, work: Callable[[Ask], T]) -> T:
+        if self._closed:
+            raise closed(self.name)
         try:
-            with sqlite.reading(self._readers) as dbapi:
-                return read(dbapi, *args)
-        except sqlite.FAILURES as error:
-            raise sqlite.explain(error, self.path, "read") from error
+            return self._place.read(work)
+        except self._place.failures as error:
+            raise self._place.explain(error, "read") from error
+
+
+def _place_of(target: str, durability: Durability) -> Place:
+    try:
+        url = make_url(target) if "://" in target else None
+    except (ArgumentError, ValueError):
+        url = None  # `path_of` says so
+    if url is None or url.get_backend_name() == "sqlite":
+        return SqliteFile(path_of(target), durability)
+    if url.get_backend_name() != "postgresql":
+        raise StoreUnusable(
+            f"SqlStore cannot use {url.get_backend_name()!r}, only SQLite and PostgreSQL. Give the "
+            f"path of a file, or postgresql://user@host/database."
+        )
+    try:
+        from flowkit.store.postgres import Postgres
+    except ImportError as error:
+        raise StoreUnusable(
+            f'PostgreSQL needs psycopg ({error}): pip install "flowkit-agents[postgres]"'
+        ) from error
+    return Postgres(url, durability)
 
 
 def _known(run_id: str) -> str:
@@ -223,17 +235,17 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _load(dbapi: sqlite3.Connection, run_id: str, after: int) -> Journal:
-    found = next(sqlite.rows(dbapi, statements.RUN, (run_id,)), None)
+def _load(ask: Ask, run_id: str, after: int) -> Journal:
+    found = next(ask(statements.RUN, (run_id,)), None)
     if found is None:
         raise not_found(run_id)
     run = Run.read(found)
-    rows = sqlite.rows(dbapi, statements.EVENTS_AFTER, (run.row, after))
+    rows = ask(statements.EVENTS_AFTER, (run.row, after))
     return Journal(run.record(), read_events(run_id, rows, after))
 
 
-def _artifact(dbapi: sqlite3.Connection, sha256: str) -> bytes:
-    found = next(sqlite.rows(dbapi, statements.ARTIFACT, (sha256,)), None)
+def _artifact(ask: Ask, sha256: str) -> bytes:
+    found = next(ask(statements.ARTIFACT, (sha256,)), None)
     if found is None:
         raise _no_artifact(sha256)
     data = bytes(found[0])
@@ -242,15 +254,15 @@ def _artifact(dbapi: sqlite3.Connection, sha256: str) -> bytes:
     return data
 
 
-def _runs(dbapi: sqlite3.Connection, query: RunQuery) -> list[RunRecord]:
+def _runs(ask: Ask, query: RunQuery) -> list[RunRecord]:
     gone: list[str] = []
     if query.free_at is not None:  # whose process is gone is asked once for each owner
-        owners = sqlite.rows(dbapi, statements.OWNERS, (*sorted(ACTIVE), query.free_at))
+        owners = ask(statements.OWNERS, (*sorted(ACTIVE), query.free_at))
         gone = [owner for (owner,) in owners if is_gone(owner)]
     text, bound = statements.listing(query, gone)
     records: list[RunRecord] = []
     limit = min(max(query.limit, 0), _INT_MAX)
-    for stored in sqlite.rows(dbapi, text, (*bound, limit)):
+    for stored in ask(text, (*bound, limit)):
         try:
             records.append(Run.read(stored).record())
         except JournalConflict:

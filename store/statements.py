@@ -8,7 +8,10 @@ it. The columns come from the tables; `?` marks a parameter, to be written as th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy import Table
 
 from flowkit.ports import RunQuery
 from flowkit.store.rules import ACTIVE
@@ -30,9 +33,10 @@ def _marks(count: int) -> str:
 
 
 _HEAD = f"(SELECT max(seq) FROM {EVENTS.name} WHERE run = {RUNS.name}.id)"
-_RUNS = f"SELECT {_listed(names(RUNS))}, {_HEAD} FROM {RUNS.name} WHERE"
+RUNS_WHERE = f"SELECT {_listed(names(RUNS))}, {_HEAD} FROM {RUNS.name} WHERE"
+"""Rows and heads of runs, to be followed by a condition."""
 
-RUN = f"{_RUNS} run_id = ?"
+RUN = f"{RUNS_WHERE} run_id = ?"
 """A run's row and its head."""
 
 LAST_RUN = f"SELECT max(id) FROM {RUNS.name}"
@@ -43,21 +47,40 @@ EVENTS_AFTER = (
 
 ARTIFACT = f"SELECT data FROM {ARTIFACTS.name} WHERE sha256 = ?"
 
-INSERT_RUN = f"INSERT INTO {RUNS.name} ({_listed(names(RUNS))}) VALUES ({_marks(len(names(RUNS)))})"
 
-UPDATE_RUN = (
-    f"UPDATE {RUNS.name} SET {_listed(f'{column} = ?' for column in CHANGING)} WHERE id = ?"
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What is written for many rows alike: a value for each of the columns of a table.
+
+    `text`: the statement for one row. `by_id`: the rows are there, and the last column tells which.
+    """
+
+    text: str
+    table: Table
+    columns: tuple[str, ...]
+    by_id: bool = False
+
+
+def _insert(table: Table, columns: tuple[str, ...]) -> Write:
+    text = f"INSERT INTO {table.name} ({_listed(columns)}) VALUES ({_marks(len(columns))})"
+    return Write(text, table, columns)
+
+
+INSERT_RUN = _insert(RUNS, names(RUNS))
+
+UPDATE_RUN = Write(
+    f"UPDATE {RUNS.name} SET {_listed(f'{column} = ?' for column in CHANGING)} WHERE id = ?",
+    RUNS,
+    (*CHANGING, "id"),
+    by_id=True,
 )
 
-INSERT_EVENT = (
-    f"INSERT INTO {EVENTS.name} (run, {_listed(EVENT_NAMES)}) "
-    f"VALUES ({_marks(1 + len(EVENT_NAMES))})"
-)
+INSERT_EVENT = _insert(EVENTS, ("run", *EVENT_NAMES))
 
 
 def runs(count: int) -> str:
     """The rows and heads of so many runs."""
-    return f"{_RUNS} run_id IN ({_marks(count)})"
+    return f"{RUNS_WHERE} run_id IN ({_marks(count)})"
 
 
 def waiting(count: int) -> str:
@@ -104,7 +127,7 @@ def listing(query: RunQuery, gone: Collection[str]) -> tuple[str, list[Any]]:
         lapsed = "owner IS NULL OR lease_until IS NULL OR lease_until < ?"
         add(f"({lapsed} OR {_among('owner', gone)})", query.free_at, *gone)
     where = " AND ".join(texts) or "1 = 1"
-    return f"{_RUNS} {where} ORDER BY created_at DESC, id DESC LIMIT ?", bound
+    return f"{RUNS_WHERE} {where} ORDER BY created_at DESC, id DESC LIMIT ?", bound
 
 
 def _among(column: str, values: Collection[str]) -> str:

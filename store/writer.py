@@ -1,8 +1,9 @@
 """The one thread that writes. What waits when it looks is committed together (group commit).
 
-    callers -> queue -> [ BEGIN IMMEDIATE, apply each, COMMIT ] -> one wake-up for all of them
+    callers -> queue -> [ BEGIN, look and lock, apply each, COMMIT ] -> one wake-up for all of them
 
-Nobody is woken before the COMMIT has returned. An operation that is refused fails alone. If COMMIT
+Nobody is woken before the COMMIT has returned. An operation that is refused fails alone. What failed
+before the COMMIT because of others (a deadlock, a connection that was cut) is done again. If COMMIT
 itself fails, nobody knows whether it happened: the connection is dropped, another one is opened,
 and the database is asked.
 """
@@ -13,22 +14,23 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import current_token
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, RootTransaction
 
 from flowkit.errors import FlowkitError, JournalConflict, StoreError, StoreUnusable, ValueRefused
 from flowkit.shield import wait_shielded
-from flowkit.store import sqlite
 from flowkit.store.ledger import Ledger
 from flowkit.store.operations import Operation
+from flowkit.store.place import Place, Session, origin
 
 T = TypeVar("T")
 
 BATCH_MAX = 512
+
+_TRIES = 3
 
 _Soon: TypeAlias = Callable[[Callable[[], object]], object]
 
@@ -75,24 +77,22 @@ class _Batch:
 class Writer:
     """Owns the writing connection. `start` once, then `submit` from any task, then `stop`."""
 
-    def __init__(self, engine: Engine, path: Path, ledger: Ledger) -> None:
-        self._engine = engine
-        self._path = path
+    def __init__(self, place: Place, ledger: Ledger) -> None:
+        self._place = place
         self._ledger = ledger
-        self._connection: Connection | None = None
+        self._session: Session | None = None
         self._queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._gathering: _Batch | None = None
         self._gate = threading.Lock()
         self._crowded = False
         self._ended = False
-        self._drives = False
         self._thread = threading.Thread(
-            target=self._main, name=f"flowkit-writer-{path.name}", daemon=True
+            target=self._main, name=f"flowkit-writer-{place.name}", daemon=True
         )
 
-    def start(self, connection: Connection) -> None:
+    def start(self, session: Session) -> None:
         """Take over an open connection and begin to write."""
-        self._take(connection)
+        self._take(session)
         self._thread.start()
 
     async def submit(self, operation: Operation[T]) -> T:
@@ -103,7 +103,7 @@ class Writer:
         item = _Item(operation)
         with self._gate:
             if self._ended:
-                raise closed(self._path)
+                raise closed(self._place.name)
             batch = self._gathering or self._gather()
             batch.items.append(item)
             if len(batch.items) == BATCH_MAX:
@@ -152,9 +152,8 @@ class Writer:
             while batch := self._next():
                 self._commit(batch.items)
                 batch.wake()
-                if self._ledger.drove and not self._drives and self._connection:
-                    sqlite.drive(self._connection)
-                    self._drives = True
+                if self._ledger.drove and self._session:
+                    self._session.drive()
         finally:
             # With a batch left only if this code is wrong; nobody may wait for ever even then.
             self._abandon(batch)
@@ -172,24 +171,41 @@ class Writer:
     def _commit(self, batch: Sequence[_Item]) -> None:
         """Write a batch in one transaction; afterwards every item has its result or its error."""
         try:
-            connection = self._connection or self._reopen()
-            transaction = connection.begin()
-            try:
-                self._apply(batch)
-            except sqlite.BAD_ITEM:
-                transaction.rollback()
-                transaction = connection.begin()
-                self._apply_each(connection, batch)
-        except sqlite.FAILURES as error:
+            transaction = self._write(batch)
+        except self._place.failures as error:
             self._drop()
             for item in batch:
-                item.error = sqlite.explain(error, self._path, "write; nothing was written")
+                item.error = self._place.explain(error, "write; nothing was written")
             return
         try:
             transaction.commit()
-        except sqlite.FAILURES as error:
+        except self._place.failures as error:
             self._drop()
             self._ask(batch, error)
+
+    def _write(self, batch: Sequence[_Item]) -> RootTransaction:
+        """The transaction that only waits for its COMMIT, after a few tries if others are in the way."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self._try(batch)
+            except self._place.failures as error:
+                if self._place.blame(error) != "moment":
+                    raise
+                self._drop()
+        return self._try(batch)
+
+    def _try(self, batch: Sequence[_Item]) -> RootTransaction:
+        connection = (self._session or self._reopen()).connection
+        transaction = connection.begin()
+        try:
+            self._apply(batch)
+        except self._place.failures as error:
+            if self._place.blame(error) not in ("conflict", "value"):
+                raise
+            transaction.rollback()
+            transaction = connection.begin()
+            self._apply_each(connection, batch)
+        return transaction
 
     def _apply(self, batch: Sequence[_Item]) -> None:
         self._ledger.begin(item.operation.run_id for item in batch)
@@ -200,52 +216,62 @@ class Writer:
     def _apply_each(self, connection: Connection, batch: Sequence[_Item]) -> None:
         """The same with a savepoint for each item, to find the one that the database refuses."""
         self._ledger.forget()
+        self._ledger.begin(item.operation.run_id for item in batch)
         for item in batch:
-            self._ledger.begin([item.operation.run_id])
-            savepoint = connection.begin_nested()
-            try:
-                item.apply(self._ledger)
-                self._ledger.flush()
-                savepoint.commit()
-            except sqlite.BAD_ITEM as error:
-                savepoint.rollback()
-                self._ledger.forget()
-                item.error = _refused(error)
+            # Twice: what another process has written in between is seen the second time.
+            if self._refused(connection, item):
+                item.error = self._refused(connection, item)
+
+    def _refused(self, connection: Connection, item: _Item) -> FlowkitError | None:
+        """Apply one item; why the database refuses it, if it does."""
+        self._ledger.begin([item.operation.run_id])
+        savepoint = connection.begin_nested()
+        try:
+            item.apply(self._ledger)
+            self._ledger.flush()
+            savepoint.commit()
+        except self._place.failures as error:
+            blame = self._place.blame(error)
+            if blame not in ("conflict", "value"):
+                raise
+            savepoint.rollback()
+            self._ledger.forget()
+            return _refusal(blame == "conflict", error)
+        return item.error
 
     def _ask(self, batch: Sequence[_Item], error: BaseException) -> None:
         """Find out what a COMMIT that failed has written: each item is answered accordingly."""
         try:
             # Under the write lock: what is seen now cannot change while it is looked at.
-            with self._reopen().begin():
+            with self._reopen().connection.begin():
                 self._ledger.begin(item.operation.run_id for item in batch)
                 landed = [not item.error and item.operation.landed(self._ledger) for item in batch]
-        except sqlite.FAILURES:
+        except self._place.failures:
             self._drop()
             for item in batch:
-                item.error = sqlite.explain(
-                    error, self._path, "commit, and it is not known whether it did"
+                item.error = self._place.explain(
+                    error, "commit, and it is not known whether it did"
                 )
             return
         for item, there in zip(batch, landed, strict=True):
             # A refusal may rest on a neighbour that was not written either.
             if not there and not (item.error and any(landed)):
-                item.error = sqlite.explain(error, self._path, "commit; nothing was written")
+                item.error = self._place.explain(error, "commit; nothing was written")
 
-    def _take(self, connection: Connection) -> Connection:
-        self._connection = connection
-        self._drives = False
-        self._ledger.open(connection)
-        return connection
+    def _take(self, session: Session) -> Session:
+        self._session = session
+        self._ledger.open(session)
+        return session
 
-    def _reopen(self) -> Connection:
-        return self._take(self._engine.connect())
+    def _reopen(self) -> Session:
+        return self._take(self._place.reopen())
 
     def _drop(self) -> None:
         self._ledger.forget()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.invalidate()
-            connection.close()
+        session, self._session = self._session, None
+        if session is not None:
+            session.connection.invalidate()
+            session.connection.close()
 
     def _abandon(self, batch: _Batch | None) -> None:
         with self._gate:
@@ -256,31 +282,30 @@ class Writer:
         for left in filter(None, waiting):
             for item in left.items:
                 item.error = StoreUnusable(
-                    f"{self._path}: the writer has died, see the log. What was in flight may be "
+                    f"{self._place.name}: the writer has died, see the log. What was in flight may be "
                     f"written or not: open the store again and load the journal."
                 )
             left.wake()
 
     def _close(self) -> None:
-        connection = self._connection
-        if connection is None:
+        session = self._session
+        if session is None:
             return
         try:
-            if self._drives:
-                sqlite.checkpoint(connection)
-            connection.close()
-        except sqlite.FAILURES:
-            # All that was acknowledged is in the log already; the next open reads it from there.
+            session.finish()
+            session.connection.close()
+        except self._place.failures:
+            # All that was acknowledged is safe already; a log that is left is read by the next open.
             self._drop()
 
 
-def closed(path: Path) -> StoreUnusable:
-    return StoreUnusable(f"{path}: the store is closed. Make a new SqlStore to use it again.")
+def closed(name: str) -> StoreUnusable:
+    return StoreUnusable(f"{name}: the store is closed. Make a new SqlStore to use it again.")
 
 
-def _refused(error: BaseException) -> StoreError | ValueRefused:
-    if isinstance(error, sqlite.CONFLICT):
-        found = sqlite.origin(error)
+def _refusal(conflict: bool, error: BaseException) -> StoreError | ValueRefused:
+    if conflict:
+        found = str(origin(error)).partition("\n")[0]
         return JournalConflict(f"the database refused the rows: {found}. Nothing was written.")
     return ValueRefused(f"a value cannot be stored: {error}. Nothing was written.")
 

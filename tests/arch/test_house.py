@@ -37,12 +37,13 @@ FUNCTION_LINES_MAX = 60
 CORE_LINES_MAX = 5_000
 FRONT_DOOR_NAMES_MAX = 30
 
-HEAVY = ("networkx", "openai", "pandas", "rich", "sqlalchemy", "starlette", "typer")
+HEAVY = ("networkx", "openai", "pandas", "psycopg", "rich", "sqlalchemy", "starlette", "typer")
 REBUILDS_CODE = ("cloudpickle", "dill", "jsonpickle", "marshal", "pickle", "shelve")
 RUNS_TEXT = ("eval", "exec", "compile", "__import__")
 LIVES_IN = {  # third-party packages with one home below the workflows
     "networkx": "flowkit/graph.py",
     "openai": "flowkit/model/",
+    "psycopg": "store/postgres.py",
     "sqlalchemy": "store/",
 }
 

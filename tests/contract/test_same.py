@@ -1,4 +1,4 @@
-"""Whatever is done to them, a store in memory and one in a file give the same answers."""
+"""Whatever is done to them, a store in memory and one in a database give the same answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
+import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from flowkit.ports import Message, RunQuery
 from flowkit.store import MemoryStore, SqlStore
 from flowkit.values import Value
 from tests.contract.helpers import EVERY_KIND, GENERATION, AnyStore, Clock, event, run
+from tests.postgres import Server
 
 RUN_IDS = st.sampled_from(["a", "b", "a_", "\ud800"])
 EPOCHS = st.sampled_from([0, 1, 2, GENERATION, 2 * GENERATION])
@@ -56,14 +58,17 @@ class Same(RuleBasedStateMachine):
         super().__init__()
         self.exit = ExitStack()
         self.portal = self.exit.enter_context(start_blocking_portal())
-        folder = Path(self.exit.enter_context(tempfile.TemporaryDirectory()))
         self.clock = Clock()
-        self.path = folder / "a.db"
+        self.target = self.empty()
         self.memory = MemoryStore(now=self.clock)
         self.sql = self.fresh()
 
+    def empty(self) -> str:
+        folder = self.exit.enter_context(tempfile.TemporaryDirectory())
+        return str(Path(folder) / "a.db")
+
     def fresh(self) -> SqlStore:
-        return SqlStore(self.path, durability="process", now=self.clock)
+        return SqlStore(self.target, durability="process", now=self.clock)
 
     def teardown(self) -> None:
         self.portal.call(self.sql.close)
@@ -148,3 +153,19 @@ class Same(RuleBasedStateMachine):
 
 TestSame = Same.TestCase
 TestSame.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+class SamePostgres(Same):
+    server: ClassVar[Server]
+
+    def empty(self) -> str:
+        return self.server.fresh()
+
+
+@pytest.mark.long
+class TestSamePostgres(SamePostgres.TestCase):
+    settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+    @pytest.fixture(autouse=True)
+    def _server(self, server: Server) -> None:
+        SamePostgres.server = server

@@ -32,6 +32,7 @@ from flowkit.owner import this_owner
 from flowkit.ports import Message, RunQuery
 from flowkit.store import SqlStore, sqlite
 from flowkit.store.operations import Put
+from flowkit.store.sqlite import SqliteFile
 from flowkit.values import Value
 from tests.contract.helpers import GENERATION, done, event, run
 
@@ -40,8 +41,8 @@ ROOT = Path(__file__).parents[2]
 
 def raw(store: SqlStore) -> sqlite3.Connection:
     assert store._writer is not None
-    assert store._writer._connection is not None
-    return sqlite.raw(store._writer._connection)
+    assert store._writer._session is not None
+    return sqlite.raw(store._writer._session.connection)
 
 
 def pragma(store: SqlStore, name: str) -> object:
@@ -124,7 +125,8 @@ async def test_paths_and_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("sqlite:///:memory:", "MemoryStore"),
         ("a\0b", "path of a file"),
         ("sqlite:///a.db?mode=ro", "options"),
-        ("postgresql://me:secret@host/db", "'postgresql' yet"),
+        ("mysql://me:secret@host/db", "'mysql', only SQLite and PostgreSQL"),
+        ("postgresql+asyncpg://me:secret@host/db", "with psycopg"),
         ("://", "cannot be read"),
     ],
 )
@@ -285,8 +287,8 @@ async def test_the_pragmas_are_really_set(tmp_path: Path, durability: Any, level
         assert pragma(store, "foreign_keys") == 1
         assert pragma(store, "page_size") == 16_384
         assert raw(store).isolation_level is None
-        assert store._readers is not None
-        with sqlite.reading(store._readers) as reader:
+        assert isinstance(store._place, SqliteFile)
+        with sqlite.reading(store._place.readers) as reader:
             assert reader.execute("PRAGMA query_only").fetchone() == (1,)
             with pytest.raises(sqlite.FAILURES, match="readonly"):
                 reader.execute("DELETE FROM flowkit_runs")
@@ -425,7 +427,7 @@ async def test_many_appends_share_few_commits(sql: SqlStore) -> None:
         await sql.create(run(f"r{number}"))
     statements: list[str] = []
     raw(sql).set_trace_callback(statements.append)
-    with locked(sql.path) as unlock:
+    with locked(Path(sql.name)) as unlock:
         async with anyio.create_task_group() as group:
             for number in range(200):
                 group.start_soon(partial(sql.append, f"r{number}", done(1), expect=0, epoch=0))
@@ -473,7 +475,7 @@ async def together(store: SqlStore, *calls: Callable[[], Any]) -> list[object]:
     def gathered(count: int) -> bool:
         return writer._gathering is not None and len(writer._gathering.items) == count
 
-    with locked(store.path) as unlock:
+    with locked(Path(store.name)) as unlock:
         async with anyio.create_task_group() as group:
             # The writer waits for the lock with one item, and meanwhile all others gather.
             group.start_soon(one, -1, lambda: writer.submit(Put("alone", b"")))
@@ -567,7 +569,7 @@ async def test_close_commits_what_waits(tmp_path: Path) -> None:
         await store.create(run(f"r{number}"))
         kept.append(number)
 
-    with locked(store.path) as unlock:
+    with locked(Path(store.name)) as unlock:
         async with anyio.create_task_group() as group:
             for number in range(20):
                 group.start_soon(write, number)
@@ -634,7 +636,7 @@ async def test_a_lock_that_stays_is_an_error_and_no_end(
     monkeypatch.setattr(sqlite, "_LOCKED_S", 0.05)
     async with SqlStore(tmp_path / "a.db") as store:
         await store.create(run())
-        with locked(store.path):
+        with locked(Path(store.name)):
             with pytest.raises(StoreUnusable, match=r"a\.db.*locked"):
                 await store.append("r", done(1), expect=0, epoch=0)
             assert (await store.load("r")).record.head == 0  # readers do not wait for writers
@@ -657,7 +659,7 @@ async def test_a_full_disk_is_an_error_and_no_end(sql: SqlStore) -> None:
 def failing_commit(store: SqlStore, *, lands: bool) -> Generator[None]:
     """The second COMMIT from now on raises: after it was done, or instead."""
     assert store._writer is not None
-    engine = store._writer._engine
+    engine = store._place.engine
     seen: list[Connection] = []
 
     def fail(connection: Connection) -> None:
@@ -733,7 +735,7 @@ async def test_an_outcome_that_nobody_can_look_up_is_told_so(
 async def test_nobody_is_woken_before_the_commit(sql: SqlStore) -> None:
     await sql.create(run())
     assert sql._writer is not None
-    engine = sql._writer._engine
+    engine = sql._place.engine
     early: list[bool] = []
     answered = anyio.Event()
 
@@ -793,7 +795,7 @@ async def test_a_damaged_journal_is_told_and_others_go_on(sql: SqlStore, damage:
     for name in ("r", "s"):
         await sql.create(run(name))
     await sql.append("r", done(1, 3), expect=0, epoch=0)
-    by_hand(sql.path, damage)
+    by_hand(Path(sql.name), damage)
     if damage.endswith("7.5 WHERE seq = 2"):
         assert len((await sql.load("r")).events) == 3  # text again, by the column's affinity
     else:
@@ -812,17 +814,17 @@ async def test_a_damaged_message_stops_its_own_run_only(sql: SqlStore, change: s
     for name in ("r", "s"):
         await sql.create(run(name))
     await sql.post("r", Message("m", "signal", "go", Value.of("1")))
-    by_hand(sql.path, f"UPDATE flowkit_inbox SET {change}")
+    by_hand(Path(sql.name), f"UPDATE flowkit_inbox SET {change}")
     with pytest.raises(JournalConflict, match="'m'"):
         await sql.append("r", done(1), expect=0, epoch=0)
     await sql.append("s", done(1), expect=0, epoch=0)
-    by_hand(sql.path, "DELETE FROM flowkit_inbox")
+    by_hand(Path(sql.name), "DELETE FROM flowkit_inbox")
     await sql.append("r", done(1), expect=0, epoch=0)
 
 
 async def test_a_damaged_artifact_is_told(sql: SqlStore) -> None:
     name = await sql.put(b"abc")
-    by_hand(sql.path, "UPDATE flowkit_artifacts SET data = x'00'")
+    by_hand(Path(sql.name), "UPDATE flowkit_artifacts SET data = x'00'")
     with pytest.raises(StoreUnusable, match="damaged"):
         await sql.get(name)
 

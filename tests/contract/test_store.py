@@ -43,7 +43,7 @@ async def test_a_run_is_created_once(store: AnyStore) -> None:
 
 async def test_an_unknown_run_is_not_found(store: AnyStore) -> None:
     await store.create(run("r"))
-    for name in ("x", "R", "", "r%", "\ud800", "'; DROP TABLE flowkit_runs; --"):
+    for name in ("x", "R", "", "r%", "\ud800", "r\0", "'; DROP TABLE flowkit_runs; --"):
         with pytest.raises(RunNotFound):
             await store.load(name)
         with pytest.raises(RunNotFound):
@@ -66,9 +66,11 @@ async def test_an_unknown_run_is_not_found(store: AnyStore) -> None:
         RunRecord("r", "\ud800", "h", 1.0),
         RunRecord("r", "w", "\ud800", 1.0),
         RunRecord("r", "w", "h", 1.0, owner="\ud800"),
+        RunRecord("r\0", "w", "h", 1.0),
+        RunRecord("r", "w", "\0", 1.0),
     ],
 )
-async def test_half_characters_are_refused(store: AnyStore, record: RunRecord) -> None:
+async def test_half_characters_and_nul_are_refused(store: AnyStore, record: RunRecord) -> None:
     with pytest.raises(ValueRefused):
         await store.create(record)
     assert not await store.runs(RunQuery())
@@ -112,8 +114,11 @@ async def test_the_journal_goes_on_where_the_writer_expects(store: AnyStore) -> 
 
 async def test_all_or_none_of_an_append(store: AnyStore) -> None:
     await store.create(run())
+    for key in ("\ud800", "a\0"):
+        with pytest.raises(ValueRefused):
+            await store.append("r", [*done(1), event(2, None, key)], expect=0, epoch=0)
     with pytest.raises(ValueRefused):
-        await store.append("r", [*done(1), event(2, None, "\ud800")], expect=0, epoch=0)
+        await store.claim("r", "me\0", 10)
     bad = Event(1, float("nan"), e.Intent("h"))
     with pytest.raises(ValueRefused):
         await store.append("r", [bad], expect=0, epoch=0)
@@ -362,7 +367,12 @@ async def test_messages_may_come_to_a_run_that_has_ended(store: AnyStore) -> Non
 
 
 @pytest.mark.parametrize(
-    "message", [Message("\ud800", "cancel"), Message("m", "decide", how="\ud800")]
+    "message",
+    [
+        Message("\ud800", "cancel"),
+        Message("m", "decide", how="\ud800"),
+        Message("m\0", "cancel"),
+    ],
 )
 async def test_messages_that_cannot_be_stored_are_refused(
     store: AnyStore, message: Message
@@ -393,7 +403,22 @@ async def test_a_prefix_is_taken_as_it_stands(store: AnyStore) -> None:
     names = ["a_b", "axb", "A_b", "a%b", "aüb", "a", "b-a_b", "a\\b", "a_"]
     for name in names:
         await store.create(run(name))
-    for prefix in ("a_", "a%", "a", "A", "aü", "", "a\\", "%", "_", "a_bb", "b-", "'", "\ud800"):
+    for prefix in (
+        "a_",
+        "a%",
+        "a",
+        "A",
+        "aü",
+        "",
+        "a\\",
+        "%",
+        "_",
+        "a_bb",
+        "b-",
+        "'",
+        "\ud800",
+        "\0",
+    ):
         assert sorted(await ids(store, RunQuery(prefix=prefix))) == sorted(
             name for name in names if name.startswith(prefix)
         )
@@ -458,7 +483,7 @@ async def test_bytes_are_kept_once_by_content(store: AnyStore) -> None:
 
 
 async def test_bytes_that_are_not_there_are_told_so(store: AnyStore) -> None:
-    for name in ("0" * 64, "", "../etc/passwd", "\N{SNOWMAN}"):
+    for name in ("0" * 64, "", "../etc/passwd", "\N{SNOWMAN}", "\0", "\ud800"):
         with pytest.raises(StoreUnusable, match="not in this store"):
             await store.get(name)
 
