@@ -19,7 +19,7 @@ class Steps:
     """The slots of a run, and the lists of those that somebody must look at."""
 
     def __init__(self) -> None:
-        self.seq = 0
+        self.seq: int = 0
         self.slots: dict[str, Slot] = {}
         self.by_exec: dict[str, Slot] = {}
         """Slots by what they execute: the key with its round or turn."""

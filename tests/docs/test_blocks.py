@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/guide.md", "docs/models.md", "docs/newsroom.md", "docs/testing.md"]
+PAGES = [
+    "README.md",
+    "docs/chaos.md",
+    "docs/guide.md",
+    "docs/models.md",
+    "docs/newsroom.md",
+    "docs/testing.md",
+]
 
 
 def blocks(page: str) -> list[str]:
