@@ -382,6 +382,49 @@ def demo(
     return demonstrate(out, quiet=quiet)
 
 
+@app.command()
+@command
+def chaos(
+    target: TargetArg,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", "-i", metavar="JSON|key=value|@FILE|-", help="The input; else the example."
+        ),
+    ] = None,
+    faults: Annotated[
+        str, typer.Option("--faults", metavar="KINDS", help="Some of kill,tool,model.")
+    ] = "kill,tool,model",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most so many faults of each kind.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="PATH", help="A field that may differ; repeats."),
+    ] = None,
+    signals: Annotated[
+        list[str] | None,
+        typer.Option("--signal", metavar="NAME=JSON", help="What a wait is given; repeats."),
+    ] = None,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0.1, help="A run must end within it.")
+    ] = 60.0,
+    json: JsonOption = False,
+) -> int:
+    """Crash a workflow everywhere, resume it, and tell whether the result was the same."""
+    from flowkit.cli.chaos import kinds_of, signals_of, unleash
+    from flowkit.cli.inputs import read_input, read_json
+    from flowkit.cli.targets import load_target
+
+    kinds, words = kinds_of(faults), signals_of(signals or [], read_json)
+    loaded = load_target(target)
+    value = read_input(loaded, given or [], example=not given)
+    return unleash(
+        loaded, value, kinds, ignore=ignore or [], signals=words, limit=limit,
+        timeout_s=timeout_s, json=json,
+    )  # fmt: skip
+
+
 def _options(
     db: str | None,
     out: Path | None,

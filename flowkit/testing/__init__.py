@@ -1,9 +1,11 @@
-"""Models for tests: one in memory, and a strict server that speaks chat completions over HTTP.
+"""For tests: models, in memory and as a strict server over HTTP, and a harness that crashes workflows.
 
 `ScriptedModel` says what its script says. `strict_server` does the same to any client, refuses what
-the real servers refuse, and does wrong what they do wrong, as far as it is told to.
+the real servers refuse, and does wrong what they do wrong, as far as it is told to. `crash_everywhere` crashes a workflow of one's own at each
+point of its journal, and tells what came of it.
 """
 
+from flowkit.testing.crash import Crash, CrashReport, crash_everywhere
 from flowkit.testing.faults import FAULTS, TRANSIENT, Fault, FaultPlan, Faults
 from flowkit.testing.model import ScriptedModel
 from flowkit.testing.rules import Rules, Violation
@@ -13,6 +15,8 @@ from flowkit.testing.server import StrictServer, strict_server
 __all__ = [
     "FAULTS",
     "TRANSIENT",
+    "Crash",
+    "CrashReport",
     "Fault",
     "FaultPlan",
     "Faults",
@@ -27,6 +31,7 @@ __all__ = [
     "by_text",
     "by_turn",
     "calls",
+    "crash_everywhere",
     "says",
     "strict_server",
 ]

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
+    "docs/chaos.md",
     "docs/guide.md",
     "docs/models.md",
     "docs/newsroom.md",

@@ -29,9 +29,13 @@ EXAMPLE = Question(
 )
 """A question on the documents that ship with flowkit."""
 
+VOLATILE = ("html.sha256", "html.size", "markdown.sha256", "markdown.size")
+"""Fields of the result that two runs do not share: the pages tell when they were written, and how long it took."""
+
 __all__ = [
     "EXAMPLE",
     "OFFLINE_RULES",
+    "VOLATILE",
     "Citation",
     "Claim",
     "Finding",

@@ -19,9 +19,13 @@ from flowkit.workflows.newsroom.workflow import newsroom, staffed
 EXAMPLE = Assignment(topic="The Saltgate footbridge in Harnby and when it opens again", words=300)
 """An assignment on the material that ships with flowkit; it needs no network."""
 
+VOLATILE = ("html.sha256", "html.size", "markdown.sha256", "markdown.size")
+"""Fields of the result that two runs do not share: the pages tell when they were written, and how long it took."""
+
 __all__ = [
     "EXAMPLE",
     "OFFLINE_RULES",
+    "VOLATILE",
     "Article",
     "Assignment",
     "Draft",

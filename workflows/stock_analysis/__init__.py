@@ -19,4 +19,15 @@ from flowkit.workflows.stock_analysis.workflow import stock_analysis
 EXAMPLE = StockQuery(ticker="GOOG", days=120, offline=True)
 """An input that needs no network: the prices that ship with flowkit."""
 
-__all__ = ["EXAMPLE", "OFFLINE_RULES", "Judgement", "StockQuery", "StockReport", "stock_analysis"]
+VOLATILE = ("html.sha256", "html.size", "markdown.sha256", "markdown.size")
+"""Fields of the result that two runs do not share: the pages tell when they were written, and how long it took."""
+
+__all__ = [
+    "EXAMPLE",
+    "OFFLINE_RULES",
+    "VOLATILE",
+    "Judgement",
+    "StockQuery",
+    "StockReport",
+    "stock_analysis",
+]

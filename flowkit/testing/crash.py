@@ -1,0 +1,441 @@
+"""Crash a workflow everywhere: at each boundary of its journal, in each attempt, at each model request.
+
+A run without faults comes first; its result is what every other run must come to. Then, for each fault, a
+run that meets it, is taken up by a new engine (and tried again where it failed), and is compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Literal, TypeVar
+
+import anyio
+
+import flowkit.events as ev
+from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
+from flowkit.dsl import Workflow
+from flowkit.engine import Engine
+from flowkit.errors import FlowkitError, ModelUnavailable, RunError
+from flowkit.events import Event
+from flowkit.handle import RunHandle
+from flowkit.hosting import fold
+from flowkit.node import Context
+from flowkit.policy import Policy
+from flowkit.ports import Message, Model, RunRecord, models_of
+from flowkit.state import State
+from flowkit.store.memory import MemoryStore
+from flowkit.testing.compare import difference
+from flowkit.testing.twin import Attempt, place, twin_of
+from flowkit.values import Codec
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+Kind = Literal["kill", "tool", "model"]
+KINDS: Final[tuple[Kind, ...]] = ("kill", "tool", "model")
+
+RUN: Final = "crashed"
+ENDS: Final = (ev.StepDone, ev.Planned, ev.Accepted, ev.Rejected, ev.AttemptFailed)
+_AT_ONCE: Final = Policy(retries=5, backoff_s=0.001, backoff_max_s=0.01)
+
+
+class NoReference(FlowkitError, AssertionError):
+    """The run without faults did not end, so there is nothing to compare with."""
+
+
+class ToolCrashed(ConnectionError):
+    """What a tool raises when the harness crashes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """One fault and what came of it. Attempts are written "step alternative attempt".
+
+    `repeated`: attempts that ran again although their outcome was on disk, which must never be.
+    `again`: attempts that were in flight, and so ran twice. `decided`: steps with `effect="once"` whose
+    outcome was unknown; the run stopped for a decision, as it must, and was told that they were done.
+    `instead`: what took over by declaration (another alternative, or a planner that saw the failure), so
+    that another result is no fault.
+    """
+
+    kind: Kind
+    at: str
+    same: bool
+    difference: str = ""
+    repeated: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
+    instead: str = ""
+
+    @property
+    def violates(self) -> bool:
+        """Whether a promise was broken."""
+        return bool(self.repeated) or not (self.same or self.instead)
+
+    def __str__(self) -> str:
+        told = [f"{self.kind} {self.at}:"]
+        if self.repeated:
+            told.append(f"ran again although finished: {', '.join(self.repeated)};")
+        told.append("the same result" if self.same else f"another result: {self.difference}")
+        return " ".join(told)
+
+
+@dataclass(frozen=True, slots=True)
+class CrashReport:
+    """All faults of one workflow. `boundaries`: how many points of its journal it can die at.
+
+    `fails`: how the run fails without any fault; then every other must fail with the same words.
+    """
+
+    workflow: str
+    boundaries: int
+    crashes: Sequence[Crash]
+    fails: str = ""
+
+    @property
+    def violations(self) -> Sequence[Crash]:
+        return [crash for crash in self.crashes if crash.violates]
+
+    def __str__(self) -> str:
+        count = Counter(crash.kind for crash in self.crashes)
+        kinds = ", ".join(f"{count[kind]} {kind}" for kind in KINDS if count[kind]) or "nothing"
+        same = sum(crash.same for crash in self.crashes)
+        repeated = sum(len(crash.repeated) for crash in self.crashes)
+        return (
+            f"{self.workflow}: {len(self.crashes)} faults ({kinds}) at {self.boundaries} boundaries; "
+            f"{same} the same result, {repeated} finished steps repeated, "
+            f"{len(self.violations)} violations"
+            + (f"; without faults it fails as well: {self.fails}" if self.fails else "")
+        )
+
+    def check(self) -> None:
+        """Raise `AssertionError` that says where a promise was broken, and what differed."""
+        if self.violations:
+            lines = [str(self), *(f"  {crash}" for crash in self.violations[:10])]
+            raise AssertionError("\n".join(lines))
+
+
+async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two by name)
+    workflow: Workflow[A, R],
+    value: A,
+    *,
+    model: Model | Sequence[Model] | None = None,
+    resources: Sequence[object] = (),
+    signals: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
+    faults: Sequence[Kind] = ("kill",),
+    limit: int | None = None,
+    timeout_s: float = 60.0,
+    on_crash: Callable[[Crash], object] | None = None,
+    check: bool = True,
+) -> CrashReport:
+    """Crash a workflow at each place, resume it, and compare with the run that did not crash.
+
+    Args:
+        model, resources: as of `Engine`; they outlive the crashes, as services outside do.
+        signals: what the run's waits are given, by name.
+        ignore: paths of the result that may differ, such as `"written_at"` or `"pages.*.sha256"`.
+        faults: "kill" ends the process after each append; "tool" lets each attempt raise once; "model"
+            lets each request fail once.
+        limit: at most so many faults of each kind, spread evenly.
+        timeout_s: within which a run must have ended.
+        check: raise when a promise was broken; else look at the report.
+
+    Raises:
+        AssertionError: which fault, and what differed or ran again; or the run without faults did not
+            end (`NoReference`).
+    """
+    harness = _Harness(
+        workflow, value, models_of(model), resources, signals or {}, ignore, timeout_s
+    )
+    await harness.run_whole()
+    crashes: list[Crash] = []
+    for kind in faults:
+        for crash in harness.places(kind, limit):
+            crashes.append(await crash())
+            if on_crash is not None:
+                on_crash(crashes[-1])
+    fails = harness.result.why if isinstance(harness.result, _Failed) else ""
+    report = CrashReport(workflow.name, len(harness.heads), tuple(crashes), fails)
+    if check:
+        report.check()
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """How a run ended that has no result; `stuck`: it did not end at all."""
+
+    why: str
+    stuck: bool = False
+
+
+class _Recording(MemoryStore):
+    """Remembers after which events an append ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: list[int] = [0]
+
+    async def append(
+        self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
+    ) -> Sequence[Message]:
+        kept = await super().append(run_id, events, expect=expect, epoch=epoch)
+        self.heads.append(events[-1].seq)
+        return kept
+
+
+class _Cut:
+    """A model whose n-th request (from 1) fails once; it counts them."""
+
+    def __init__(self, model: Model, at: int = 0) -> None:
+        self._model = model
+        self._at = at
+        self.asked = 0
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    async def respond(
+        self, request: ModelRequest, *, on_delta: OnDelta | None = None
+    ) -> ModelAnswer:
+        self.asked += 1
+        if self.asked == self._at:
+            raise ModelUnavailable("the harness has cut the model off")
+        return await self._model.respond(request, on_delta=on_delta)
+
+
+@dataclass
+class _Harness:
+    workflow: Workflow[Any, Any]
+    value: Any
+    models: Sequence[Model]
+    resources: Sequence[object]
+    signals: Mapping[str, Any]
+    ignore: Sequence[str]
+    timeout_s: float
+    heads: Sequence[int] = ()
+    events: Sequence[Event] = ()
+    result: Any = None
+    attempts: Sequence[Attempt] = ()
+    requests: int = 0
+    store: MemoryStore = field(default_factory=MemoryStore)
+    artifacts: MemoryStore = field(default_factory=MemoryStore)
+    """Files and large values of all runs: they are kept by content."""
+
+    async def run_whole(self) -> None:
+        """The run without faults, which tells where faults can strike."""
+        store, ran = _Recording(), Counter[Attempt]()
+        models = [_Cut(model) for model in self.models]
+        self.result = await self._run(store, ran, models)
+        if isinstance(self.result, _Failed) and self.result.stuck:
+            raise NoReference(
+                f"{self.workflow.name!r} does not end without any fault: {self.result.why}. Give its waits "
+                f"their signals (signals=, or --signal NAME=JSON), or more time."
+            )
+        self.store, self.heads = store, store.heads
+        self.events = (await store.load(RUN)).events
+        self.attempts = list(ran)
+        self.requests = models[0].asked if models else 0
+
+    def places(self, kind: Kind, limit: int | None) -> Sequence[Callable[[], Awaitable[Crash]]]:
+        """What to do for each fault of a kind."""
+        found: list[Callable[[], Awaitable[Crash]]]
+        match kind:
+            case "kill":
+                found = [partial(self.kill, head) for head in self.heads]
+            case "tool":
+                found = [partial(self.crash_tool, attempt) for attempt in self.attempts]
+            case "model":
+                found = [partial(self.cut_model, n) for n in range(1, self.requests + 1)]
+        if limit is None or len(found) <= limit:
+            return found
+        return [found[index * len(found) // limit] for index in range(limit)]
+
+    # ---- faults
+
+    async def kill(self, head: int) -> Crash:
+        """The process dies right after an append; a new one has the journal up to there."""
+        store, ran = await self._prefix(head), Counter[Attempt]()
+        before = ended(self.events[:head])
+        result = await self._run(store, ran, self.models)
+        last = self.events[head - 1] if head else None
+        at = f"after event {head} ({last.kind} {last.key})".replace(" )", ")") if last else "at 0"
+        return await self._crash("kill", at, store, result, ran, before)
+
+    async def crash_tool(self, attempt: Attempt) -> Crash:
+        """One attempt raises; where the run has failed of it, it is tried again."""
+        store, ran, struck = MemoryStore(), Counter[Attempt](), [False]
+
+        def strike(ctx: Context) -> None:
+            if place(ctx) == attempt and not struck[0]:
+                struck[0] = True
+                raise ToolCrashed("the harness has crashed this attempt")
+
+        result = await self._run(store, ran, self.models, strike)
+        instead = _took_over((await store.load(RUN)).events, attempt)
+        step, alternative, number = attempt
+        at = f"in {step} alternative {alternative} attempt {number}"
+        return await self._crash("tool", at, store, result, ran, frozenset(), instead)
+
+    async def cut_model(self, number: int) -> Crash:
+        """A request of the first model fails, as when the line is cut."""
+        store, ran = MemoryStore(), Counter[Attempt]()
+        first, *others = self.models
+        result = await self._run(store, ran, [_Cut(first, number), *others])
+        at = f"at request {number}"
+        return await self._crash("model", at, store, result, ran, frozenset())
+
+    # ---- runs
+
+    async def _run(
+        self,
+        store: MemoryStore,
+        ran: Counter[Attempt],
+        models: Sequence[Model],
+        strike: Callable[[Context], None] | None = None,
+    ) -> Any:
+        """Bring the run to its end: its result as plain data, or how it failed."""
+
+        def note(ctx: Context) -> None:
+            ran[place(ctx)] += 1
+            if strike is not None:
+                strike(ctx)
+
+        twin = twin_of(self.workflow, note)
+        try:
+            with anyio.fail_after(self.timeout_s):
+                async with Engine(
+                    store, model=models or None, model_policy=_AT_ONCE, resources=self.resources,
+                    artifacts=self.artifacts, suspend_after_s=0.05, poll_s=0.05,
+                ) as engine:  # fmt: skip
+                    return await self._attend(engine, twin, store)
+        except TimeoutError:
+            state = fold(await store.load(RUN))
+            steps = [view.key for view in state.views() if view.status in ("waiting", "running")]
+            return _Failed(
+                f"no end within {self.timeout_s:g} s; it is at {', '.join(steps) or 'no step'}",
+                stuck=True,
+            )
+
+    async def _attend(self, engine: Engine, twin: Workflow[Any, Any], store: MemoryStore) -> Any:
+        handle = await engine.start(twin, self.value, run_id=RUN)
+        known = {
+            event.payload.name
+            for event in (await store.load(RUN)).events
+            if isinstance(event.payload, ev.Signalled)
+        }
+        for name, value in self.signals.items():
+            if name not in known and (await handle.record()).status not in ev.FINAL:
+                await engine.signal(RUN, name, value)
+        outcome = await self._outcome(handle, store)
+        if isinstance(outcome, RunError):
+            if self._crashed(fold(await store.load(RUN))):
+                await engine.retry(RUN)
+                return await self._attend(engine, twin, store)
+            return _Failed(str(outcome))
+        return json.loads(Codec(self.workflow.gives, "result").dump(outcome).text or "null")
+
+    async def _outcome(self, handle: RunHandle[Any], store: MemoryStore) -> Any:
+        """The result of a run, or how it failed; what is unknown is decided meanwhile."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._decide, store)
+            try:
+                return await handle.result()
+            except RunError as error:
+                return error
+            finally:
+                tasks.cancel_scope.cancel()
+
+    def _crashed(self, state: State) -> bool:
+        """Whether a run failed of what the harness did."""
+        error = state.ended.error if state.ended is not None else None
+        return error is not None and error.type == ToolCrashed.__name__
+
+    async def _decide(self, store: MemoryStore) -> None:
+        """Where an outcome is unknown, say that the effect happened, as in the run without faults."""
+        whole = fold(await self.store.load(RUN)) if self.events else None
+        while True:
+            await anyio.sleep(0.02)
+            if whole is None:
+                continue
+            for step, slot in list(fold(await store.load(RUN)).unknown.items()):
+                found = whole.by_exec.get(slot.exec)
+                value = found.value if found is not None else None
+                message = Message(f"decide-{step}", "decide", step, value, "done")
+                await store.post(RUN, message)
+
+    async def _prefix(self, head: int) -> MemoryStore:
+        """A store as a crash right after event `head` leaves it, with a lease that has run out."""
+        record, events = (await self.store.load(RUN)).record, self.events[:head]
+        epochs = [each.payload.epoch for each in events if isinstance(each.payload, ev.Claimed)]
+        store = MemoryStore()
+        row = RunRecord(
+            RUN, record.workflow, record.input_hash, record.created_at,
+            owner="the process that died", epoch=epochs[-1] if epochs else 1 << 40, lease_until=0.0,
+        )  # fmt: skip
+        await store.create(row)
+        if events:
+            await store.append(RUN, events, expect=0, epoch=row.epoch)
+        return store
+
+    async def _crash(
+        self,
+        kind: Kind,
+        at: str,
+        store: MemoryStore,
+        result: Any,
+        ran: Counter[Attempt],
+        before: AbstractSet[Attempt],
+        instead: str = "",
+    ) -> Crash:
+        events = (await store.load(RUN)).events
+        if isinstance(result, _Failed) or isinstance(self.result, _Failed):
+            differs = "" if result == self.result else f"{_told(result)}, not {_told(self.result)}"
+        else:
+            differs = difference(self.result, result, self.ignore)
+        twice = {each for each, times in ran.items() if times > 1}
+        decided = tuple(
+            event.key for event in events if isinstance(event.payload, ev.OutcomeUnknown)
+        )
+        return Crash(
+            kind, at, not differs, differs,
+            repeated=_texts(each for each in ran if each in before),
+            again=_texts(twice - before), decided=decided, instead=instead,
+        )  # fmt: skip
+
+
+def _told(result: Any) -> str:
+    return f"it failed ({result.why})" if isinstance(result, _Failed) else "a result"
+
+
+def ended(events: Sequence[Event]) -> frozenset[Attempt]:
+    """The attempts whose outcome the journal has."""
+    return frozenset(
+        (event.key, event.alternative, event.attempt)
+        for event in events
+        if isinstance(event.payload, ENDS)
+    )
+
+
+def _took_over(events: Sequence[Event], attempt: Attempt) -> str:
+    """What a declared way out made of a crashed attempt; empty where it was only tried again."""
+    for event in events:
+        if isinstance(event.payload, ev.AttemptFailed) and attempt == (
+            event.key, event.alternative, event.attempt
+        ):  # fmt: skip
+            if event.payload.then == "next":
+                return "the next alternative"
+            if event.payload.then == "fail" and "/t" in event.key:
+                return "its planner, which saw the failure"
+    return ""
+
+
+def _texts(attempts: Iterable[Attempt]) -> tuple[str, ...]:
+    return tuple(sorted(" ".join(map(str, each)) for each in attempts))

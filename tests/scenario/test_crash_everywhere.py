@@ -1,0 +1,211 @@
+"""The harness that crashes a user's workflow: what it counts, and that it finds what is broken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from flowkit import Context, Ref, workflow
+from flowkit.nodes import tool
+from flowkit.testing import Crash, CrashReport, ScriptedModel, crash_everywhere
+from flowkit.testing.compare import difference
+
+ROOT = Path(__file__).parents[2]
+
+
+class Letter(BaseModel):
+    text: str
+    stamp: int = 0
+
+
+class Counter:
+    """Something outside that remembers: what a workflow must not lean on."""
+
+    count = 0
+
+
+@tool(retries=1, backoff_s=0.001)
+async def draft(ctx: Context, topic: str) -> str:
+    if ctx.attempt == 1:
+        raise ConnectionError("the first try fails")
+    return await ctx.model.complete(f"write about {topic}")
+
+
+@tool
+def shout(ctx: Context, text: str) -> str:
+    return text.upper()
+
+
+@tool(effect="once")
+async def send(ctx: Context, text: str) -> Letter:
+    return Letter(text=text)
+
+
+@tool
+async def stamped(ctx: Context, text: str) -> Letter:
+    counter = ctx.resource(Counter)
+    counter.count += 1
+    return Letter(text=text, stamp=counter.count)
+
+
+@tool
+async def down(ctx: Context, text: str) -> Letter:
+    raise ConnectionError("down")
+
+
+@tool
+async def approve(ctx: Context, text: str) -> str:
+    return f"{text}, {await ctx.signal('approval', returns=str)}"
+
+
+@workflow
+def letter(topic: Ref[str]) -> Ref[Letter]:
+    return send(shout(draft(topic)))
+
+
+@workflow
+def stamped_letter(topic: Ref[str]) -> Ref[Letter]:
+    return stamped(shout(topic))
+
+
+@workflow
+def approved(topic: Ref[str]) -> Ref[Letter]:
+    return (down | send)(approve(topic))
+
+
+def words() -> ScriptedModel:
+    return ScriptedModel(lambda request, index: "about cranes")
+
+
+async def test_every_boundary_every_attempt_and_every_request_is_crashed() -> None:
+    report = await crash_everywhere(
+        letter, "cranes", model=words(), faults=("kill", "tool", "model")
+    )
+    kinds = [crash.kind for crash in report.crashes]
+    assert (kinds.count("kill"), kinds.count("tool"), kinds.count("model")) == (
+        report.boundaries, 4, 1
+    )  # fmt: skip
+    assert report.boundaries >= 7
+    assert all(crash.same and not crash.repeated for crash in report.crashes)
+    assert "0 violations" in str(report)
+
+
+async def test_an_effect_of_unknown_outcome_is_decided_and_not_repeated() -> None:
+    report = await crash_everywhere(letter, "cranes", model=words())
+    (crash,) = [crash for crash in report.crashes if crash.decided]
+    assert crash.decided == ("send",)
+    assert "intent send" in crash.at
+    assert not crash.again
+
+
+async def test_another_result_is_told_with_its_place_and_the_field() -> None:
+    with pytest.raises(AssertionError, match=r"kill .*: another result: stamp is 2, not 1"):
+        await crash_everywhere(stamped_letter, "x", resources=[Counter()])
+    report = await crash_everywhere(
+        stamped_letter, "x", resources=[Counter()], ignore=["stamp"], limit=2
+    )
+    assert len(report.crashes) == 2
+
+
+async def test_waits_are_given_their_signals_and_a_declared_way_out_is_no_violation() -> None:
+    report = await crash_everywhere(
+        approved, "yes", signals={"approval": "granted"}, faults=("kill", "tool"), timeout_s=10
+    )
+    assert not report.violations
+    assert all(crash.same for crash in report.crashes if crash.kind == "kill")
+
+
+async def test_a_run_that_does_not_end_without_faults_is_no_measure() -> None:
+    with pytest.raises(AssertionError, match=r"does not end without any fault.*it is at approve"):
+        await crash_everywhere(approved, "yes", timeout_s=0.3)
+
+
+async def test_a_run_that_fails_is_compared_and_the_summary_says_so() -> None:
+    @workflow
+    def failing(topic: Ref[str]) -> Ref[Letter]:
+        return down(topic)
+
+    report = await crash_everywhere(failing, "x")
+    assert all(crash.same for crash in report.crashes)
+    assert "without faults it fails as well: step 'down' failed" in str(report)
+
+
+def test_ignored_fields_are_named_by_their_path() -> None:
+    one = {"a": [{"at": 1, "n": 1}], "b": 2}
+    other = {"a": [{"at": 5, "n": 1}], "b": 2}
+    assert difference(one, other) == "a.0.at is 5, not 1"
+    assert difference(one, other, ["a.*.at"]) == ""
+    assert difference(one, {"a": []}) == "a has 0 items, not 1"
+    assert difference({"b": 1}, {"b": True}) == "b is True, not 1"
+
+
+# ---- the command
+
+BROKEN = """
+from flowkit import Context, Ref, workflow
+from flowkit.nodes import tool
+
+COUNT = [0]
+EXAMPLE = "x"
+
+@tool
+async def number(ctx: Context, text: str) -> int:
+    COUNT[0] += 1
+    return COUNT[0]
+
+@tool
+async def double(ctx: Context, n: int) -> int:
+    return 2 * n
+
+@workflow
+def broken(text: Ref[str]) -> Ref[int]:
+    return double(number(text))
+"""
+
+
+def chaos(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "flowkit", "chaos", *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(cwd)}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_shipped_workflow_needs_no_input_and_ends_with_its_summary(tmp_path: Path) -> None:
+    done = chaos(tmp_path, "newsroom", "--limit", "5")
+    assert done.returncode == 0, done.stderr
+    out = done.stdout.splitlines()
+    assert out[-1].startswith("newsroom: 15 faults (5 kill, 5 tool, 5 model)")
+    assert out[-1].endswith("0 violations")
+    assert "not compared: html.sha256" in out[-2]
+    assert out[0].split() == ["FAULT", "WHERE", "RESULT", "RAN", "TWICE", "VERDICT"]
+
+
+def test_a_violation_gives_exit_code_1_and_names_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "broken_flow.py").write_text(BROKEN)
+    done = chaos(tmp_path, "broken_flow.py", "--faults", "kill", "--json")
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["violations"] > 0
+    assert told["repeated"] == 0
+    assert "another result" in done.stderr
+
+
+def test_a_fault_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    done = chaos(tmp_path, "newsroom", "--faults", "flood")
+    assert done.returncode == 2
+    assert "kill, tool, model" in done.stderr
+
+
+def test_a_finished_step_that_ran_again_is_a_violation_whatever_the_result() -> None:
+    crash = Crash("kill", "after event 3", same=True, repeated=("send 0 1",))
+    report = CrashReport("letter", 9, [crash])
+    with pytest.raises(
+        AssertionError, match="after event 3: ran again although finished: send 0 1"
+    ):
+        report.check()
