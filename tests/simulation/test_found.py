@@ -222,3 +222,26 @@ async def test_a_run_that_was_woken_by_a_signal_is_recovered_after_a_crash() -> 
     copy = await crashed(store, "r", head)
     async with running(copy, recover=True, workflows=[patient]) as engine:
         assert await engine.handle("r").result() == "here I am"
+
+
+@tool
+async def work_then_nap(ctx: Context, text: str) -> str:
+    await anyio.sleep(9)
+    await ctx.sleep(30)
+    return f"worked on {text}"
+
+
+@workflow
+def working(text: Ref[str]) -> Ref[str]:
+    return work_then_nap(text)
+
+
+async def test_an_attempt_that_is_begun_anew_after_its_sleep_is_not_put_to_rest() -> None:
+    """Seed 1031813: it was taken for waiting while it worked, stopped, and nobody knew when it was due."""
+    store = memory()
+    async with running(store, suspend_after_s=3, poll_s=200) as engine:
+        handle = await engine.start(working, "x", run_id="r")
+        await anyio.sleep(37.5)
+        assert "r" not in _drivers(engine)
+        await handle.signal("nothing")  # wakes the run just before its time, which is 39
+        assert await handle.result() == "worked on x"
