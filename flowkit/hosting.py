@@ -289,6 +289,8 @@ class Hosting:
         except (RunBusy, LeaseLost, RunNotFound):
             return
         except (ResumeError, DeclarationError, JournalConflict) as error:
+            if self.is_mine(run_id):
+                return  # it has begun here since the look
             self.refused[run_id] = error
             log.warning("run %s is not resumed: %s", run_id, error, extra={"run_id": run_id})
 
