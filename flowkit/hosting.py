@@ -287,6 +287,8 @@ class Hosting:
             return
         if isinstance(problem, StoreError) and not isinstance(problem, JournalConflict):
             raise problem  # no run's fault
+        if self.is_mine(run_id):
+            return  # it has begun here since the look
         if not isinstance(problem, FlowkitError):  # a bug; the other runs go on
             problem = ResumeError(f"run {run_id!r} cannot be taken up: {problem!r}")
         self.refused[run_id] = problem

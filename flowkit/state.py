@@ -102,6 +102,7 @@ class State(Steps):
     def mark_started(self, slot: Slot) -> None:
         self.ready.pop(slot.exec, None)
         self.forget_due(slot)
+        self.unpark(slot)  # begun anew, it is at work until it is at its wait again
         self.running[slot.exec] = slot
 
     def unmark(self, slot: Slot) -> None:

@@ -12,7 +12,7 @@ from flowkit import Context, Engine, Ref, workflow
 from flowkit.engine import FIRST_EPOCH
 from flowkit.events import Event
 from flowkit.nodes import tool
-from flowkit.ports import Message, RunRecord, World
+from flowkit.ports import Journal, Message, RunRecord, World
 from flowkit.store import MemoryStore
 from flowkit.values import Codec
 from tests.scenario.kit import backend, crashed, eventually, memory, now, running, world
@@ -222,3 +222,47 @@ async def test_a_run_that_was_woken_by_a_signal_is_recovered_after_a_crash() -> 
     copy = await crashed(store, "r", head)
     async with running(copy, recover=True, workflows=[patient]) as engine:
         assert await engine.handle("r").result() == "here I am"
+
+
+@tool
+async def work_then_nap(ctx: Context, text: str) -> str:
+    await anyio.sleep(9)
+    await ctx.sleep(30)
+    return f"worked on {text}"
+
+
+@workflow
+def working(text: Ref[str]) -> Ref[str]:
+    return work_then_nap(text)
+
+
+async def test_an_attempt_that_is_begun_anew_after_its_sleep_is_not_put_to_rest() -> None:
+    """Seed 1031813: it was taken for waiting while it worked, stopped, and nobody knew when it was due."""
+    store = memory()
+    async with running(store, suspend_after_s=3, poll_s=200) as engine:
+        handle = await engine.start(working, "x", run_id="r")
+        await anyio.sleep(37.5)
+        assert "r" not in _drivers(engine)
+        await handle.signal("nothing")  # wakes the run just before its time, which is 39
+        assert await handle.result() == "worked on x"
+
+
+class Slow(MemoryStore):
+    """Who looks at the run gets what it was four seconds ago."""
+
+    async def load(self, run_id: str, *, after: int = 0) -> Journal:
+        journal = await super().load(run_id, after=after)
+        if not journal.events:
+            await anyio.sleep(4)
+        return journal
+
+
+async def test_a_look_at_a_run_before_it_began_does_not_refuse_it_afterwards() -> None:
+    """Seed 1021460: the refusal came when the run had begun, and it was never woken again."""
+    store = Slow(now=now)
+    hash_ = sleepy.input_hash(sleepy.codec().dump("x").text or "")
+    await store.create(RunRecord("r", "sleepy", hash_, now()))
+    await store.post("r", Message("m", "signal", "nothing", Codec(Any, "m").dump(1)))
+    async with running(store, recover=True, workflows=[sleepy], poll_s=5) as engine:
+        handle = await engine.start(sleepy, "x", run_id="r")  # at 8; the look of 5 ends at 9
+        assert await handle.result() == "slept on x"

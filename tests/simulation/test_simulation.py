@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Iterator
 
@@ -61,27 +62,31 @@ def test_what_is_broken_is_found_and_the_seed_is_told(monkeypatch: pytest.Monkey
         simulate(seed)
 
 
-def play_until(tally: Tally, first: int, count: int, end: float) -> None:
+def play_until(
+    tally: Tally, first: int, count: int, end: float, shown: pytest.CaptureFixture[str]
+) -> None:
     for seed in range(first, first + count):
         tally.play(seed)
         if time.monotonic() > end:
             break
-    print(f"\nseeds {first} to {first + tally.scenarios - 1}\n{tally}")
+    with shown.disabled():  # stderr, for a worker of xdist has no stdout
+        told = f"\nseeds {first} to {first + tally.scenarios - 1}\n{tally}"
+        print(told, file=sys.stderr, flush=True)
     assert not tally.violations, tally.violations[0]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(4))
-def test_ten_thousand_scenarios(part: int) -> None:
+def test_ten_thousand_scenarios(part: int, capfd: pytest.CaptureFixture[str]) -> None:
     """Time-boxed: at least 10,000 in its four parts, on two cores."""
     tally = Tally()
-    play_until(tally, 1_000_000 + part * 10_000, 2600, time.monotonic() + 500)
+    play_until(tally, 1_000_000 + part * 10_000, 2600, time.monotonic() + 500, capfd)
     assert tally.scenarios == 2600, f"only {tally.scenarios} within the time"
     assert not [kind for kind in KINDS if not tally.faults[kind]], "some faults never struck"
 
 
 @pytest.mark.soak
-def test_scenarios_until_the_time_is_over() -> None:
+def test_scenarios_until_the_time_is_over(capfd: pytest.CaptureFixture[str]) -> None:
     first = random.SystemRandom().randrange(10**9)
     end = time.monotonic() + float(os.environ.get("FLOWKIT_SOAK_S", "60"))
-    play_until(Tally(), first, 10**9, end)
+    play_until(Tally(), first, 10**9, end, capfd)
