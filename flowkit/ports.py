@@ -20,7 +20,11 @@ from flowkit.values import Value
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run's row. `due_at` and `lease_until` are Unix time; `head` is the last event's seq."""
+    """A run's row. `due_at` and `lease_until` are Unix time; `head` is the last event's seq.
+
+    `base`: the run whose journal, up to `base_seq`, is the beginning of this one; nothing of it is
+    copied, and it cannot be deleted before this run.
+    """
 
     run_id: str
     workflow: str
@@ -32,6 +36,8 @@ class RunRecord:
     epoch: int = 0
     lease_until: float | None = None
     head: int = 0
+    base: str | None = None
+    base_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,13 @@ class Ledger:
             raise not_found(run_id)
         return found
 
+    def head(self, run_id: str) -> int | None:
+        """The last seq of a run that is not deleted before this transaction ends; None for no run."""
+        self.flush()  # it may still wait to be written
+        last = select(sql.max(EVENTS.c.seq)).where(EVENTS.c.run == RUNS.c.id).scalar_subquery()
+        asked = select(sql.coalesce(last, RUNS.c.base_seq, 0)).where(RUNS.c.run_id == run_id)
+        return self.connection.execute(asked.with_for_update(read=True)).scalar()
+
     def create(self, run: Run) -> None:
         run.row = self._session.next_id()
         self._runs[run.run_id] = run

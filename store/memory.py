@@ -16,6 +16,7 @@ from flowkit.store.rules import (
     Batch,
     Row,
     Run,
+    check_base,
     exists,
     message_texts,
     not_found,
@@ -52,6 +53,8 @@ class MemoryStore:
         new = Run.of(run)
         if new.run_id in self._runs:
             raise exists(new.run_id)
+        if run.base is not None:
+            check_base(run, self._runs[run.base].head if run.base in self._runs else None)
         self._runs[new.run_id] = new
         self._rows[new.run_id] = []
         self._posted[new.run_id] = set()
@@ -68,9 +71,13 @@ class MemoryStore:
 
     async def load(self, run_id: str, *, after: int = 0) -> Journal:
         await cancel_shielded_checkpoint()
-        rows = self._rows[self._run(run_id).run_id]
-        start = max(after, 0)
-        return Journal(self._runs[run_id].record(), read_events(run_id, rows[start:], start))
+        run, start = self._run(run_id), max(after, 0)
+        return Journal(run.record(), read_events(run_id, self._journal(run)[start:], start))
+
+    def _journal(self, run: Run) -> list[Row]:
+        """All rows, from those of the run that it began as."""
+        base = self._journal(self._run(run.base)) if run.base is not None else []
+        return [*base[: run.base_seq], *self._rows[run.run_id]]
 
     async def claim(
         self, run_id: str, owner: str, lease_s: float, token: int | None = None

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from flowkit.ports import Message, RunRecord
 from flowkit.store.ledger import Ledger
-from flowkit.store.rules import Batch, Run, exists
+from flowkit.store.rules import Batch, Run, check_base, exists
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -42,6 +42,8 @@ class Create:
     def apply(self, ledger: Ledger) -> None:
         if ledger.find(self.record.run_id) is not None:
             raise exists(self.record.run_id)
+        if self.record.base is not None:
+            check_base(self.record, ledger.head(self.record.base))
         ledger.create(Run.of(self.record))
 
     def landed(self, ledger: Ledger) -> bool:

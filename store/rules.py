@@ -45,6 +45,17 @@ def exists(run_id: str) -> RunConflict:
     )
 
 
+def check_base(record: RunRecord, head: int | None) -> None:
+    """Refuse a beginning that is not there; `head` is the base's last seq, None for no such run."""
+    if head is None:
+        raise not_found(record.base or "")
+    if not 0 < record.base_seq <= head:
+        raise JournalConflict(
+            f"run {record.run_id!r} cannot begin with {record.base_seq} events of run {record.base!r}, "
+            f"which has {head}; nothing was written."
+        )
+
+
 def check_texts(what: str, *texts: str | None) -> None:
     """Refuse what not every database keeps: U+0000, and half characters (lone surrogates)."""
     for text in texts:
@@ -157,26 +168,31 @@ class Run:
     owner: str | None
     epoch: int
     lease_until: float | None
+    base: str | None = None
+    base_seq: int = 0
     head: int = 0
     row: int = 0
     waiting: dict[str, Message] = field(default_factory=dict[str, Message])
 
     @classmethod
     def of(cls, record: RunRecord) -> Run:
-        check_texts("run", record.run_id, record.workflow, record.input_hash, record.owner)
+        texts = (record.run_id, record.workflow, record.input_hash, record.owner, record.base)
+        check_texts("run", *texts)
         return cls(
             record.run_id, record.workflow, record.input_hash, record.created_at, record.status,
-            record.due_at, record.owner, record.epoch, record.lease_until,
+            record.due_at, record.owner, record.epoch, record.lease_until, record.base,
+            record.base_seq, record.base_seq,
         )  # fmt: skip
 
     @classmethod
     def read(cls, stored: Sequence[Any]) -> Run:
         """The run of a stored row and its head; raises `JournalConflict` if it is damaged."""
         (
-            row, run_id, workflow, input_hash, created_at, status, due_at, owner, epoch, until, head
+            row, run_id, workflow, input_hash, created_at, status, due_at, owner, epoch, until,
+            base, base_seq, head
         ) = stored  # fmt: skip
-        texts = (run_id, workflow, input_hash, owner or "")
-        numbers = (created_at, due_at or 0, until or 0, epoch, head or 0)
+        texts = (run_id, workflow, input_hash, owner or "", base or "")
+        numbers = (created_at, due_at or 0, until or 0, epoch, base_seq or 0, head)
         if (
             status not in ACTIVE | FINAL
             or not all(isinstance(text, str) for text in texts)
@@ -186,14 +202,15 @@ class Run:
                 f"the row of run {run_id!r} is damaged. Restore the database from a backup."
             )
         return cls(
-            run_id, workflow, input_hash, created_at, status, due_at, owner, epoch, until,
-            head or 0, row,
+            run_id, workflow, input_hash, created_at, status, due_at, owner, epoch, until, base,
+            base_seq or 0, head, row,
         )  # fmt: skip
 
     def record(self) -> RunRecord:
         return RunRecord(
             self.run_id, self.workflow, self.input_hash, self.created_at, self.status,
-            self.due_at, self.owner, self.epoch, self.lease_until, self.head,
+            self.due_at, self.owner, self.epoch, self.lease_until, self.head, self.base,
+            self.base_seq,
         )  # fmt: skip
 
     def messages(self) -> tuple[Message, ...]:

@@ -45,21 +45,28 @@ SCHEMA = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
 )
 
-RUNS = Table(
-    "flowkit_runs",
-    METADATA,
-    Column("id", _Key, primary_key=True),
-    Column("run_id", String, nullable=False, unique=True),
-    Column("workflow", String, nullable=False),
-    Column("input_hash", String, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("status", String, nullable=False),
-    Column("due_at", Float),
-    Column("owner", String),
-    Column("epoch", BigInteger, nullable=False),
-    Column("lease_until", Float),
-    Index("flowkit_runs_status", "status", "due_at"),
-)
+
+def _runs(metadata: MetaData, schema: int) -> Table:
+    later = (Column("base", String), Column("base_seq", BigInteger)) if schema >= 2 else ()
+    return Table(
+        "flowkit_runs",
+        metadata,
+        Column("id", _Key, primary_key=True),
+        Column("run_id", String, nullable=False, unique=True),
+        Column("workflow", String, nullable=False),
+        Column("input_hash", String, nullable=False),
+        Column("created_at", Float, nullable=False),
+        Column("status", String, nullable=False),
+        Column("due_at", Float),
+        Column("owner", String),
+        Column("epoch", BigInteger, nullable=False),
+        Column("lease_until", Float),
+        *later,
+        Index("flowkit_runs_status", "status", "due_at"),
+    )
+
+
+RUNS = _runs(METADATA, 2)
 
 EVENTS = Table(
     "flowkit_events",
@@ -104,12 +111,22 @@ ARTIFACTS = Table(
 
 
 def _create(connection: Connection) -> None:
-    METADATA.create_all(connection, checkfirst=False)
+    """The tables as they were in schema 1; METADATA always shows the newest."""
+    first = MetaData()
+    _runs(first, 1)
+    for table in (SCHEMA, EVENTS, INBOX, ARTIFACTS):
+        table.to_metadata(first)
+    first.create_all(connection, checkfirst=False)
 
 
-# A migration is never changed once it is released. Who adds the second one also gives the first one
-# the tables as they were, since METADATA always shows the newest.
-MIGRATIONS: Sequence[Migration] = (_create,)
+def _add_bases(connection: Connection) -> None:
+    """A run may begin with another run's journal."""
+    for column in ("base VARCHAR", "base_seq BIGINT"):
+        connection.exec_driver_sql(f"ALTER TABLE {RUNS.name} ADD COLUMN {column}")
+
+
+# A migration is never changed once it is released.
+MIGRATIONS: Sequence[Migration] = (_create, _add_bases)
 
 
 def version(connection: Connection) -> int:

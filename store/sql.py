@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Self, TypeVar, get_args
 
@@ -21,7 +23,7 @@ from flowkit.ports import Journal, Message, RunQuery, RunRecord
 from flowkit.store import operations as ops
 from flowkit.store import statements
 from flowkit.store.ledger import Ledger
-from flowkit.store.place import READERS, Ask, Durability, Place
+from flowkit.store.place import READERS, Ask, Durability, Place, Stored
 from flowkit.store.rules import (
     ACTIVE,
     Batch,
@@ -241,7 +243,20 @@ def _load(ask: Ask, run_id: str, after: int) -> Journal:
         raise not_found(run_id)
     run = Run.read(found)
     rows = ask(statements.EVENTS_AFTER, (run.row, after))
+    if after < run.base_seq:
+        rows = chain(_beginning(ask, run, after), rows)
     return Journal(run.record(), read_events(run_id, rows, after))
+
+
+def _beginning(ask: Ask, run: Run, after: int) -> Iterator[Stored]:
+    """What a run began with: rows of the run that it was forked from, and of that one's base."""
+    found = next(ask(statements.RUN, (run.base,)), None)
+    if found is None:
+        return  # `read_events` says what is missing
+    base = Run.read(found)
+    if after < base.base_seq:
+        yield from _beginning(ask, replace(base, base_seq=min(base.base_seq, run.base_seq)), after)
+    yield from ask(statements.EVENTS_BETWEEN, (base.row, after, run.base_seq))
 
 
 def _artifact(ask: Ask, sha256: str) -> bytes:

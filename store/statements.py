@@ -32,7 +32,10 @@ def _marks(count: int) -> str:
     return _listed("?" * count)
 
 
-_HEAD = f"(SELECT max(seq) FROM {EVENTS.name} WHERE run = {RUNS.name}.id)"
+_HEAD = (
+    f"coalesce((SELECT max(seq) FROM {EVENTS.name} WHERE run = {RUNS.name}.id), "
+    f"{RUNS.name}.base_seq, 0)"
+)
 RUNS_WHERE = f"SELECT {_listed(names(RUNS))}, {_HEAD} FROM {RUNS.name} WHERE"
 """Rows and heads of runs, to be followed by a condition."""
 
@@ -43,6 +46,11 @@ LAST_RUN = f"SELECT max(id) FROM {RUNS.name}"
 
 EVENTS_AFTER = (
     f"SELECT {_listed(EVENT_NAMES)} FROM {EVENTS.name} WHERE run = ? AND seq > ? ORDER BY seq"
+)
+
+EVENTS_BETWEEN = (
+    f"SELECT {_listed(EVENT_NAMES)} FROM {EVENTS.name} "
+    f"WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq"
 )
 
 ARTIFACT = f"SELECT data FROM {ARTIFACTS.name} WHERE sha256 = ?"

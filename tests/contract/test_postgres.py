@@ -227,7 +227,7 @@ async def main():
         for process in started:
             tell(process)
         assert [says(process) for process in started] == ["0"] * 8
-        assert server.execute("SELECT version FROM flowkit_schema", url=url) == [(1,)]
+        assert server.execute("SELECT version FROM flowkit_schema", url=url) == [(1,), (2,)]
         assert server.execute("SELECT count(*) FROM flowkit_runs", url=url) == [(8,)]
 
 

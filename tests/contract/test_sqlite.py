@@ -262,7 +262,7 @@ async def test_another_applications_file_is_shared(tmp_path: Path) -> None:
         "flowkit_artifacts", "flowkit_events", "flowkit_inbox", "flowkit_runs", "flowkit_schema",
         "users",
     ]  # fmt: skip
-    assert by_hand(path, "SELECT version FROM flowkit_schema") == [(1,)]
+    assert by_hand(path, "SELECT version FROM flowkit_schema") == [(1,), (2,)]
 
 
 async def test_a_file_deleted_under_the_store_is_not_made_anew(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ anyio.run(main)
                 assert process.stdout is not None
                 assert process.stdout.readline() == "0\n"
             path = tmp_path / f"{number}.db"
-            assert by_hand(path, "SELECT version FROM flowkit_schema") == [(1,)]
+            assert by_hand(path, "SELECT version FROM flowkit_schema") == [(1,), (2,)]
             assert by_hand(path, "SELECT count(*) FROM flowkit_runs") == [(8,)]
             assert by_hand(path, "PRAGMA integrity_check") == [("ok",)]
             assert by_hand(path, "PRAGMA page_size") == [(16_384,)]
