@@ -176,18 +176,25 @@ class StepContext(Context):
         self.attempt = slot.attempt
         self.alternative = slot.alternative
         self.idempotency_key = f"{run.run_id}/{slot.exec}/{slot.alternative}"
+        if (since := run.state.redone.get(slot.exec)) is not None:
+            self.idempotency_key += f"/{since}"
         self.feedback = slot.feedback
         self.deadline = run.state.deadline
         self.last_turn = last_turn
         self.memo = slot.planning.memo if slot.planning is not None else {}
         self._model: JournaledModel | None = None
 
+    def _models(self) -> Sequence[Model]:
+        """Whom to ask, in order: a fork may have put another one first."""
+        models, first = self._node.models or self._run.models, self._run.state.model
+        return sorted(models, key=lambda model: model.name != first) if first else models
+
     @property
     def model(self) -> JournaledModel:
         if self._model is None:
             self._model = JournaledModel(
                 Asking(
-                    models=self._node.models or self._run.models,
+                    models=self._models(),
                     policy=self._run.model_policy,
                     tools=() if self.last_turn else self._node.tools,
                     world=self._run.world,

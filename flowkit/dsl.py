@@ -425,27 +425,3 @@ def _refs_of(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
                 f"workflow {name!r}: annotate with Ref[...], not {show_type(hint)}."
             )
     return get_args(found[0])[0], get_args(found[1])[0]
-
-
-def describe_change(stored: Graph, present: Graph) -> tuple[str, ...]:
-    """What differs between the graph of a run and the code's, one line each; empty for none."""
-    lines: list[str] = []
-    for name, spec in stored.nodes.items():
-        now = present.nodes.get(name)
-        if now is None:
-            lines.append(f"node {name}: gone")
-        elif now.fingerprint != spec.fingerprint:
-            lines.append(f"node {name}: its types, tools, instructions or version changed")
-    lines += [f"node {name}: new" for name in present.nodes if name not in stored.nodes]
-    before = {step.key: step for step in stored.steps}
-    after = {step.key: step for step in present.steps}
-    lines += [f"step {key}: gone" for key in before if key not in after]
-    lines += [f"step {key}: new" for key in after if key not in before]
-    lines += [
-        f"step {key}: its inputs or alternatives changed"
-        for key, step in before.items()
-        if key in after and after[key] != step
-    ]
-    if stored.output != present.output:
-        lines.append(f"output: {stored.output} became {present.output}")
-    return tuple(lines)

@@ -7,7 +7,7 @@ their leases, brings them their messages, and takes up those that wait when thei
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 import anyio
 
 import flowkit.events as ev
+from flowkit.changes import OnChange, ResumePlan, plan_resume
 from flowkit.dsl import Workflow
 from flowkit.errors import (
     DeclarationError,
@@ -24,9 +25,10 @@ from flowkit.errors import (
     RunConflict,
 )
 from flowkit.events import Event, Fact
+from flowkit.fork import fork
 from flowkit.graph import check_name
 from flowkit.handle import RunHandle, Watched
-from flowkit.hosting import Hosting, check_output, fold
+from flowkit.hosting import FIRST_EPOCH, Hosting, check_output
 from flowkit.kit import Kit
 from flowkit.owner import this_owner
 from flowkit.policy import ASK_AGAIN, Budget, Policy
@@ -41,14 +43,12 @@ from flowkit.ports import (
     World,
     models_of,
 )
+from flowkit.rewind import Fold, fold
 from flowkit.state import State
 from flowkit.values import Codec
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-FIRST_EPOCH = 1 << 40
-"""A run's first epoch; the lower 40 bits belong to a distributed engine's own token."""
 
 
 class Engine:
@@ -61,6 +61,8 @@ class Engine:
         model: what `ctx.model` asks, or several in order of preference; may be None.
         model_policy: how often a model is asked again after an error that may pass.
         artifacts: where large values and files are kept; by default the store, if it can.
+        on_change: what becomes of a stored run whose finished steps were done by code that has changed:
+            "refuse" it, do them and what rests on them again ("rerun"), or "keep" their results.
         recover: take up every run whose lease is free, now and while the engine lives.
         resources: what nodes get by `ctx.resource(Type)`.
         lease_s: how long a dead owner's run stays taken, if its death cannot be seen.
@@ -79,6 +81,7 @@ class Engine:
         model_policy: Policy = ASK_AGAIN,
         artifacts: Artifacts | None = None,
         recover: bool = False,
+        on_change: OnChange = "refuse",
         resources: Sequence[object] = (),
         lease_s: float = 30.0,
         poll_s: float = 0.5,
@@ -93,6 +96,7 @@ class Engine:
         self._models = models_of(model)
         self._model_policy = model_policy
         self._recover = recover
+        self._on_change: OnChange = on_change
         self._resources = resources
         self._lease_s = lease_s
         self._suspend_after_s = suspend_after_s
@@ -115,8 +119,9 @@ class Engine:
             anyio.CapacityLimiter(self._threads_max), self._suspend_after_s, self._grace_s,
         )  # fmt: skip
         self._hosting = Hosting(
-            kit, this_owner(), lease_s=self._lease_s, poll_s=self.poll_s, recover=self._recover
-        )
+            kit, this_owner(), lease_s=self._lease_s, poll_s=self.poll_s, recover=self._recover,
+            on_change=self._on_change,
+        )  # fmt: skip
         for each in self._workflows:
             self._hosting.register(each)
         if isinstance(self.store, Openable) and not self.store.is_open:
@@ -218,24 +223,67 @@ class Engine:
         await self._start_existing(record, begin)
         return RunHandle(self, run_id)
 
-    async def resume(self, run_id: str) -> Any:
+    async def resume(self, run_id: str, *, on_change: OnChange | None = None) -> Any:
         """Go on with a stored run and wait for its result; a finished run gives its stored result.
 
         Raises:
             RunNotFound, RunBusy (driven elsewhere), VersionMismatch, or how the run ended.
         """
-        return await (await self.take(run_id)).result()
+        return await (await self.take(run_id, on_change=on_change)).result()
 
-    async def take(self, run_id: str) -> RunHandle[Any]:
+    async def plan_resume(self, run_id: str, *, on_change: OnChange | None = None) -> ResumePlan:
+        """What `resume` would do with each step under the code as it is; nothing runs or is written."""
+        hosting = self._entered()
+        journal = await self.store.load(run_id)
+        graph = hosting.workflow(journal.record).bound()
+        folded = Fold().apply_all(journal.events)
+        return plan_resume(
+            run_id, journal.record.status, folded, graph, on_change or self._on_change
+        )
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: str | Sequence[str] = (),
+        set: Mapping[str, Any] | None = None,
+        model: str = "",
+        new_id: str | None = None,
+        on_change: OnChange | None = None,
+    ) -> RunHandle[Any]:
+        """A new run that begins as this one is now, and does some steps again; nothing is copied.
+
+        Args:
+            at: steps (with their round or turn, as in `write@2` or `plan/t5`) that are done again, and
+                with them all that rests on them. Without any, only what has failed is.
+            set: results, by step, that stand in place of what the steps gave.
+            model: the name of the engine's model that the new run asks first.
+            new_id: the new run's id.
+
+        Effects of steps that are done again happen again, under idempotency keys of the new run.
+        Signals that no finished step has used, a cancellation and the budget used so far stay behind.
+
+        Raises:
+            RunNotFound, RunConflict (`new_id` exists), VersionMismatch; ResumeError for a step that the
+            run does not have or has not begun, and for a result that cannot be set; ValueRefused for one
+            that does not fit.
+        """
+        hosting = self._entered()
+        new = check_name(new_id, "run id") if new_id is not None else self._world.new_id()
+        steps = (at,) if isinstance(at, str) else tuple(at)
+        await fork(hosting, run_id, new, steps, set or {}, model, on_change)
+        return RunHandle[Any](self, new)
+
+    async def take(self, run_id: str, *, on_change: OnChange | None = None) -> RunHandle[Any]:
         """As `resume`, but return at once with a handle."""
         hosting = self._entered()
         if run_id not in hosting.drivers:
             journal = await self.store.load(run_id)
             if journal.record.status not in ev.FINAL and not hosting.is_mine(run_id):
-                await hosting.take(journal)
+                await hosting.take(journal, on_change=on_change)
         return RunHandle[Any](self, run_id)
 
-    async def retry(self, run_id: str) -> RunHandle[Any]:
+    async def retry(self, run_id: str, *, on_change: OnChange | None = None) -> RunHandle[Any]:
         """Reopen the failed steps of a failed or quarantined run; its budget counts anew."""
         hosting = self._entered()
         journal = await self.store.load(run_id)
@@ -244,7 +292,7 @@ class Engine:
                 f"run {run_id!r} is {journal.record.status}; only failed and quarantined runs are retried."
             )
         await hosting.wait_gone(run_id)
-        await hosting.take(journal, Fact(ev.Decided("retry")))
+        await hosting.take(journal, Fact(ev.Decided("retry")), on_change=on_change)
         return RunHandle[Any](self, run_id)
 
     def handle(self, run_id: str) -> RunHandle[Any]:

@@ -13,6 +13,7 @@ never stored, and nothing depends on them.
     OutcomeUnknown Decided                               a crash hit a "once" effect; what was decided
     Waiting Signalled                                    a durable wait, and what ended it
     CancelRequested RunEnded                             the end
+    Rewound                                              some steps are to be done again
 """
 
 from __future__ import annotations
@@ -162,9 +163,12 @@ class OutcomeUnknown:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Somebody's decision on an unknown outcome; with an empty key, `retry` of an ended run."""
+    """Somebody's decision on an unknown outcome; with an empty key, `retry` of an ended run.
 
-    how: Literal["done", "repeat", "fail", "retry"]
+    "set" gives a value to a step that a fork would else do again.
+    """
+
+    how: Literal["done", "repeat", "fail", "retry", "set"]
     value: Value | None = None
     message: str = ""
 
@@ -204,6 +208,21 @@ class RunEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewound:
+    """From here on the run is as if these steps, and all that rests on them, had not been done.
+
+    `keys` are with round or turn. `graph`: the workflow's as it is from now on, if it has
+    changed. `run`: the one that this run was forked from, at this event. `model`: the name of the model
+    that is asked first from now on.
+    """
+
+    keys: tuple[str, ...] = ()
+    graph: Graph | None = None
+    run: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Live: an attempt has begun."""
 
@@ -220,7 +239,7 @@ class Progress:
 Payload: TypeAlias = (
     RunStarted | Claimed | Intent | ModelAnswered | ToolAnswered | AttemptFailed | StepDone
     | StepFailed | Planned | Accepted | Rejected | OutcomeUnknown | Decided | Waiting | Signalled
-    | CancelRequested | RunEnded | Started | Progress
+    | CancelRequested | RunEnded | Rewound | Started | Progress
 )  # fmt: skip
 
 

@@ -18,8 +18,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 import flowkit.events as ev
+from flowkit.changes import OnChange, describe_change, plan_resume
 from flowkit.drive import Driver, Ended
-from flowkit.dsl import Workflow, describe_change
+from flowkit.dsl import Workflow
 from flowkit.errors import (
     DeclarationError,
     FlowkitError,
@@ -35,8 +36,12 @@ from flowkit.events import Fact
 from flowkit.handle import Watched
 from flowkit.kit import Kit
 from flowkit.ports import Journal, Message, RunQuery, RunRecord
+from flowkit.rewind import Fold, graph_of, in_place
 from flowkit.runner import guarded
 from flowkit.state import State
+
+FIRST_EPOCH = 1 << 40
+"""A run's first epoch; the lower 40 bits belong to a distributed engine's own token."""
 
 OPEN: frozenset[ev.Status] = frozenset({"pending", "running", "waiting"})
 
@@ -47,7 +52,14 @@ class Hosting:
     """Runs in memory, by id: those that are driven, being taken, and parked."""
 
     def __init__(
-        self, kit: Kit, owner: str, *, lease_s: float, poll_s: float, recover: bool
+        self,
+        kit: Kit,
+        owner: str,
+        *,
+        lease_s: float,
+        poll_s: float,
+        recover: bool,
+        on_change: OnChange,
     ) -> None:
         self.kit = kit
         self.store = kit.store
@@ -60,6 +72,7 @@ class Hosting:
         self._taking: set[str] = set()
         self.leaving = False
         self._recover = recover
+        self.on_change: OnChange = on_change
         self._parked: set[str] = set()
         self.refused: dict[str, FlowkitError] = {}
         """Runs that cannot be driven by this engine, and why; told to those who wait for them."""
@@ -112,12 +125,19 @@ class Hosting:
             ) from None
 
     async def take(
-        self, journal: Journal, *facts: Fact, begin: ev.RunStarted | None = None
+        self,
+        journal: Journal,
+        *facts: Fact,
+        begin: ev.RunStarted | None = None,
+        on_change: OnChange | None = None,
     ) -> None:
         """Claim a stored run and drive it. Looks before it claims, so that a refusal changes nothing."""
         record = journal.record
         workflow = self.workflow(record)
-        _check_version(record, journal, workflow)
+        graph = graph_of(journal.events)
+        changed = graph is not None and bool(describe_change(graph, workflow.bound()))
+        if changed:
+            self.adopted(record, Fold().apply_all(journal.events), workflow, on_change)
         if not journal.events and begin is None:
             raise ResumeError(
                 f"run {record.run_id!r} ended before its input was stored: start it again with its input."
@@ -125,7 +145,7 @@ class Hosting:
         if self.is_mine(record.run_id):  # the store gives a run to its owner as often as it asks
             raise _busy(record)
         async with self.taken(record.run_id):
-            await self._claim(journal, workflow, facts, begin)
+            await self._claim(journal, workflow, facts, begin, on_change, changed)
 
     @asynccontextmanager
     async def taken(self, run_id: str) -> AsyncGenerator[None]:
@@ -147,23 +167,82 @@ class Hosting:
         workflow: Workflow[Any, Any],
         facts: Sequence[Fact],
         begin: ev.RunStarted | None,
+        on_change: OnChange | None,
+        changed: bool,
     ) -> None:
-        record = journal.record
-        epoch = await self.store.claim(record.run_id, self.owner, self.lease_s)
+        record, run_id = journal.record, journal.record.run_id
+        epoch = await self.store.claim(run_id, self.owner, self.lease_s)
         if epoch is None:
             raise _busy(record)
-        tail = await self.store.load(record.run_id, after=record.head)
-        journal = Journal(record, [*journal.events, *tail.events])
+        tail = await self.store.load(run_id, after=record.head)
         if tail.record.status in ev.FINAL and not facts:
-            await self.store.release(record.run_id, epoch)
+            await self.store.release(run_id, epoch)
             return  # it ended between the look and the claim
-        after = "start" if not journal.events else "death" if record.owner else "release"
+        folded = Fold().apply_all([*journal.events, *tail.events])
+        after = "start" if not folded.live else "death" if record.owner else "release"
         first: list[Fact] = []
-        if begin is not None and not journal.events:
+        if begin is not None and not folded.live:
             first.append(Fact(begin))
         first.append(Fact(ev.Claimed(self.owner, epoch, cast(Any, after))))
-        driver = self.driver_for(record.run_id, workflow, fold(journal), epoch)
+        if changed or graph_of(tail.events) is not None:
+            try:
+                adopted = self.adopted(record, folded, workflow, on_change)
+            except VersionMismatch:
+                await self.store.release(run_id, epoch)
+                raise
+            if adopted is not None:
+                await self.record(folded, run_id, epoch, [*first, Fact(adopted)])
+                first = []
+        driver = self.driver_for(run_id, workflow, folded.state, epoch)
         await self.launch(driver, [*first, *facts])
+
+    def adopted(
+        self,
+        record: RunRecord,
+        folded: Fold,
+        workflow: Workflow[Any, Any],
+        on_change: OnChange | None,
+    ) -> ev.Rewound | None:
+        """What to record if the workflow has changed since the run began; raises what refuses it."""
+        if not folded.live:
+            return None
+        plan = plan_resume(
+            record.run_id, record.status, folded, workflow.bound(), on_change or self.on_change
+        )
+        if plan.refusal:
+            raise VersionMismatch(
+                f"run {record.run_id!r} began with another version of workflow {record.workflow!r}: "
+                f"{'; '.join(plan.changes)}. Not resumed, since of {plan.refusal}. Resume it with the code that "
+                f'it began with, or say on_change="rerun" or "keep"; plan_resume tells what each would do.',
+                diff=plan.changes,
+            )
+        return plan.rewound
+
+    async def begin_fork(
+        self, record: RunRecord, new_id: str, folded: Fold, facts: Sequence[Fact]
+    ) -> None:
+        """Make a run that begins as this one is, with these facts, and drive it.
+
+        Until they are written its status is "cancelled": nobody takes up a fork that is half made.
+        """
+        now = self.kit.world.now()
+        new = RunRecord(
+            new_id, record.workflow, record.input_hash, now, "cancelled", owner=self.owner,
+            epoch=FIRST_EPOCH, lease_until=now + self.lease_s, base=record.run_id,
+            base_seq=folded.state.seq,
+        )  # fmt: skip
+        async with self.taken(new_id):
+            await self.store.create(new)
+            claimed = Fact(ev.Claimed(self.owner, FIRST_EPOCH))
+            await self.record(folded, new_id, FIRST_EPOCH, [*facts, claimed])
+            driver = self.driver_for(new_id, self.workflow(record), folded.state, FIRST_EPOCH)
+            await self.launch(driver, ())
+
+    async def record(self, folded: Fold, run_id: str, epoch: int, facts: Sequence[Fact]) -> None:
+        """Append to a claimed run before it is driven, since that changes what is driven."""
+        events = in_place(facts, folded.state, self.kit.world.now())
+        await self.store.append(run_id, events, expect=folded.state.seq, epoch=epoch)
+        folded.apply_all(events)
 
     def driver_for(
         self, run_id: str, workflow: Workflow[Any, Any], state: State, epoch: int
@@ -305,27 +384,6 @@ def _busy(record: RunRecord) -> RunBusy:
         f"run {record.run_id!r} is driven by {record.owner}; wait for it, or post to it.",
         owner=record.owner or "", until=record.lease_until or 0.0,
     )  # fmt: skip
-
-
-def fold(journal: Journal) -> State:
-    """The state of a stored run."""
-    state = State()
-    for event in journal.events:
-        state.apply(event)
-    return state
-
-
-def _check_version(record: RunRecord, journal: Journal, workflow: Workflow[Any, Any]) -> None:
-    """Refuse a run whose workflow has changed, before anything is claimed or run."""
-    if not journal.events or not isinstance(begun := journal.events[0].payload, ev.RunStarted):
-        return
-    diff = describe_change(begun.graph, workflow.bound())
-    if diff:
-        raise VersionMismatch(
-            f"run {record.run_id!r} began with another version of workflow {record.workflow!r}: "
-            f"{'; '.join(diff)}. Resume it with the code that it began with, or start a new run.",
-            diff=diff,
-        )
 
 
 def check_output(state: State, workflow: Workflow[Any, Any]) -> None:

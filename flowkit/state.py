@@ -53,6 +53,10 @@ class State(Steps):
         self.usage = Usage()
         self.spent: dict[tuple[str, str], Usage] = {}
         """Usage by node and model."""
+        self.model = ""
+        """Name of the model that is asked first; empty for the engine's order."""
+        self.redone: dict[str, int] = {}
+        """What was done before the run was rewound, and the seq of that: its effects are new ones."""
 
     # ---- what readers ask
 
@@ -120,6 +124,10 @@ class State(Steps):
         """Fold one event; `JournalConflict` when it cannot follow what came before."""
         if event.seq != self.seq + 1:
             raise JournalConflict(f"event {event.seq} cannot follow event {self.seq}")
+        self.refold(event)
+
+    def refold(self, event: Event) -> None:
+        """Fold one event of those that are left of a journal."""
         self.seq = event.seq
         self.at = event.at
         kind = type(event.payload)
@@ -382,14 +390,15 @@ class State(Steps):
     def _decided(self, event: Event, p: ev.Decided) -> None:
         self._consume(p.message)
         if p.how == "retry":
-            self._reopen_failed(event)
+            self.reopen_failed(event)
             return
-        slot = self.unknown.pop(event.key, None)
+        held = self.ready if p.how == "set" else self.unknown
+        slot = held.pop(event.key, None)
         if slot is None:
             return  # decided already; the message is used up all the same
         slot.error = None
         match p.how:
-            case "done":
+            case "done" | "set":
                 slot.ended_attempt(0.0)
                 slot.value = p.value
                 self.produced(slot)
@@ -398,7 +407,8 @@ class State(Steps):
             case "fail":
                 self.owe(slot, ev.StepFailed(Error("OutcomeUnknown", "decided to have failed")))
 
-    def _reopen_failed(self, event: Event) -> None:
+    def reopen_failed(self, event: Event) -> None:
+        """Do again what has failed; budget and deadline begin anew."""
         span = self.deadline - self.started_at if self.deadline is not None else None
         self.started_at = event.at
         self.deadline = event.at + span if span is not None else None

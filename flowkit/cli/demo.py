@@ -35,8 +35,8 @@ from flowkit.cli.targets import Target, load_target
 from flowkit.cli.text import clean
 from flowkit.cli.tree import show_for
 from flowkit.errors import RunNotFound
-from flowkit.hosting import fold
 from flowkit.ports import Journal, World
+from flowkit.rewind import fold
 from flowkit.store import SqlStore
 
 WORKFLOW = "stock_analysis"

@@ -17,6 +17,7 @@ from flowkit.cli.text import clean, clean_lines, counted, span
 from flowkit.errors import FlowkitError
 from flowkit.events import Event
 from flowkit.ports import Artifacts, RunRecord
+from flowkit.rewind import Fold
 from flowkit.state import State
 from flowkit.view.talk import Speech, agent_of, headline, place
 
@@ -34,7 +35,7 @@ class View:
 
     run_id: str
     workflow: str
-    state: State = field(default_factory=State)
+    folded: Fold = field(default_factory=Fold)
     progress: dict[str, str] = field(default_factory=dict[str, str])
     speech: dict[str, Speech] = field(default_factory=dict[str, Speech])
     """What models are just saying, by what is running: a step, a round, or a planner's turn."""
@@ -42,11 +43,15 @@ class View:
     driven: bool = True
     replayed: int = 0
 
+    @property
+    def state(self) -> State:
+        return self.folded.state
+
     def feed(self, event: Event) -> None:
         """Fold an event; live ones (seq 0) only mark what goes on."""
         payload = event.payload
         if event.seq:
-            self.state.apply(event)
+            self.folded.apply(event)
             if event.key not in self.state.running:
                 self.progress.pop(event.key, None)
             self.speech.pop(event.key, None)
@@ -172,6 +177,10 @@ def _describe_run(event: Event, key: str) -> str:
             return "taken up again"
         case ev.CancelRequested():
             return "asked to cancel"
+        case ev.Rewound(run=run, keys=keys):
+            whence = f"forked from {run}" if run else "goes on by the workflow as it is now"
+            again = f"; to be done again: {', '.join(keys[:5])}" if keys else ""
+            return whence + again + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
         case ev.RunEnded(status=status):
             return f"run {status}"
         case _:

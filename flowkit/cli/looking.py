@@ -22,9 +22,9 @@ from flowkit.cli.text import clean, counted, local, parse_since, rfc3339, span, 
 from flowkit.cli.tree import show_for
 from flowkit.engine import Engine
 from flowkit.events import FINAL, Event, StepView
-from flowkit.hosting import fold
 from flowkit.owner import is_gone
 from flowkit.ports import Journal, RunQuery, RunRecord
+from flowkit.rewind import Fold, fold
 from flowkit.state import State
 from flowkit.store import SqlStore
 
@@ -244,11 +244,11 @@ async def print_events(events: Sequence[Event], store: SqlStore) -> None:
     columns = [
         Column("SEQ", right=True), Column("AT"), Column("KIND"), Column("STEP"), Column("WHAT", wide=True)
     ]  # fmt: skip
-    state = State()
+    folded = Fold()
     rows: list[list[str]] = []
     for event in events:
-        state.apply(event)
-        what = describe(event, state, await answer_in(event, store))
+        folded.apply(event)
+        what = describe(event, folded.state, await answer_in(event, store))
         rows.append([str(event.seq), local(event.at), event.kind, event.key or "-", what])
     print()
     print_table(columns, rows)

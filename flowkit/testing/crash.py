@@ -23,10 +23,10 @@ from flowkit.engine import Engine
 from flowkit.errors import FlowkitError, ModelUnavailable, RunError
 from flowkit.events import Event
 from flowkit.handle import RunHandle
-from flowkit.hosting import fold
 from flowkit.node import Context
 from flowkit.policy import Policy
 from flowkit.ports import Message, Model, RunRecord, models_of
+from flowkit.rewind import fold
 from flowkit.state import State
 from flowkit.store.memory import MemoryStore
 from flowkit.testing.compare import difference

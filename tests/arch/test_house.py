@@ -34,7 +34,7 @@ ABOVE_THE_CORE = (
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
-CORE_LINES_MAX = 5_000
+CORE_LINES_MAX = 5_600  # 5,000, and what forks and deploys in flight take
 FRONT_DOOR_NAMES_MAX = 30
 
 HEAVY = ("networkx", "openai", "pandas", "psycopg", "rich", "sqlalchemy", "starlette", "typer")

@@ -141,9 +141,9 @@ def test_a_run_of_a_changed_workflow_is_78(cli: Cli) -> None:
     cli("run", "flows.py:asking", "-i", "text=x", "--run-id", "w", "-q")
     flows = cli.folder / "flows.py"
     flows.write_text(
-        flows.read_text().replace("@tool\nasync def ask", '@tool(version="2")\nasync def ask')
+        flows.read_text().replace("@tool\nasync def write", '@tool(version="2")\nasync def write')
     )
-    refused(cli, 78, "resume", "w", "flows.py:asking", says="node ask: its types")
+    refused(cli, 78, "resume", "w", "flows.py:asking", says="node write: its types")
 
 
 # ---- databases

@@ -17,10 +17,10 @@ from flowkit import Engine, Rejected, StepFailed
 from flowkit.chat import ChatMessage, ModelRequest, Usage
 from flowkit.cli.talking import Talk
 from flowkit.errors import NoModel
-from flowkit.hosting import fold
 from flowkit.model import OfflineModel
 from flowkit.nodes.tools.corpus import Corpus
 from flowkit.nodes.tools.documents import Document
+from flowkit.rewind import fold
 from flowkit.store import MemoryStore
 from flowkit.testing import ScriptedModel, calls, says
 from flowkit.workflows import shipped

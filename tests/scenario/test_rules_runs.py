@@ -698,7 +698,7 @@ async def begun() -> MemoryStore:
     store = memory()
     async with running(store) as engine:
         await engine.run(version_of(), 1, run_id="r")
-    return await crashed(store, "r", 2)
+    return await crashed(store, "r", 3)
 
 
 async def test_a_changed_node_is_a_version_mismatch_before_any_effect() -> None:
@@ -731,7 +731,7 @@ async def test_changed_tools_of_a_planner_are_a_version_mismatch() -> None:
     store = memory()
     async with running(store, Log()) as engine:
         await engine.run(planning([one]), 1, run_id="r")
-    copy = await crashed(store, "r", 2)
+    copy = await crashed(store, "r", 3)
     async with running(copy, Log()) as engine:
         with pytest.raises(VersionMismatch, match="plan"):
             await engine.run(planning([one, slow]), 1, run_id="r")
@@ -749,8 +749,8 @@ async def test_changed_retries_or_timeouts_are_no_version_mismatch() -> None:
 async def test_another_step_is_a_version_mismatch() -> None:
     store = memory()
     async with running(store, Log()) as engine:
-        await engine.start(long, 1, run_id="r")
-        copy = await crashed(store, "r", 2)
+        await engine.run(long, 1, run_id="r")
+        copy = await crashed(store, "r", 3)
     long_again = another_long()
     async with running(copy, Log()) as engine:
         with pytest.raises(VersionMismatch, match="step before: new"):
@@ -903,12 +903,16 @@ async def test_a_bug_of_one_run_leaves_the_others_alone() -> None:
 async def test_who_waits_for_a_run_that_cannot_be_taken_up_is_told_why() -> None:
     def version(number: str) -> Workflow[int, int]:
         @tool(version=number)
+        async def begin(ctx: Context, n: int) -> int:
+            return n
+
+        @tool
         async def work(ctx: Context, n: int) -> int:
             return int(await ctx.signal("go", returns=int))
 
         @workflow
         def working(n: Ref[int]) -> Ref[int]:
-            return work(n)
+            return work(begin(n))
 
         return working
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 import flowkit.events as ev
-import flowkit.hosting
+import flowkit.rewind
 from flowkit import Context, Ref, Reject, StepFailed, workflow
 from flowkit.asking import read_answer
 from flowkit.chat import ChatMessage, ModelRequest
@@ -64,7 +64,7 @@ def answers(journal: Journal) -> dict[int, Any]:
 
 async def told(store: MemoryStore, run_id: str) -> tuple[list[Said], Any]:
     journal = await store.load(run_id)
-    state = flowkit.hosting.fold(journal)
+    state = flowkit.rewind.fold(journal)
     return talk_of(journal.events, state, answers(journal)), state
 
 
@@ -231,7 +231,7 @@ async def test_a_turn_that_goes_on_is_told_as_such() -> None:
     journal = await store.load("r")
     seq = next(e.seq for e in journal.events if isinstance(e.payload, ev.ModelAnswered))
     half = Journal(journal.record, journal.events[:seq])
-    state = flowkit.hosting.fold(half)
+    state = flowkit.rewind.fold(half)
     talk = talk_of(half.events, state, answers(half))
     assert said_lines(talk[0], state)[-1] == "    the turn has not ended"
     unread = talk_of(half.events, state, {})
@@ -244,7 +244,7 @@ async def test_an_answer_that_is_too_large_for_an_event_is_read_all_the_same() -
     async with running(store, Log(), model=ScriptedModel([said])) as engine:
         await engine.run(flow_of(agent()), WHY, run_id="r")
     journal = await store.load("r")
-    state = flowkit.hosting.fold(journal)
+    state = flowkit.rewind.fold(journal)
     talk = await Talk.read(journal, state, store)
     assert talk.of("planner", state)[0].message == talk.said[0].message
     assert (talk.said[0].message or says("")).reasoning == "deep " * 30_000

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from flowkit import Context, DeclarationError, Fatal, Ref, Reject, Workflow, workflow
-from flowkit.dsl import describe_change
+from flowkit.changes import describe_change
 from flowkit.errors import CycleFound, DuplicateStep, TypeMismatch, UnknownInput, UnusedStep
 from flowkit.graph import INPUT, Graph, Source, Step
 from flowkit.nodes import Fallback, Findings, Node, Plan, planner, tool, verifier

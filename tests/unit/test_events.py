@@ -45,6 +45,7 @@ EVERY_KIND: list[ev.Payload] = [
     ev.Signalled("approved", 1, VALUE, "m1", True),
     ev.CancelRequested("no need", "m2"),
     ev.RunEnded("failed", ERROR, "write"),
+    ev.Rewound(("plan/t2", "write@2"), GRAPH, "monday", "kimi"),
     ev.Started("search"),
     ev.Progress({"done": [1, None, "x"]}),
 ]
@@ -71,7 +72,7 @@ def test_kinds_are_stored_under_stable_names() -> None:
     assert [ev.Event(0, 0.0, each).kind for each in EVERY_KIND] == [
         "run_started", "claimed", "intent", "model_answered", "tool_answered", "attempt_failed",
         "step_done", "step_failed", "planned", "accepted", "rejected", "outcome_unknown", "decided",
-        "waiting", "signalled", "cancel_requested", "run_ended", "started", "progress",
+        "waiting", "signalled", "cancel_requested", "run_ended", "rewound", "started", "progress",
     ]  # fmt: skip
 
 
