@@ -76,7 +76,7 @@ class Driver(Commits):
         self._commands = Commands()
         self._wake = anyio.Event()
         self._signalled: anyio.Event | None = None
-        self._durable = 0
+        self._durable = state.seq
         self._beginning = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._draining = False

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from flowkit import Context
 from tests.simulation.__main__ import Tally
 from tests.simulation.faults import KINDS
 from tests.simulation.process import Process
+from tests.simulation.rewinds import rewind
 from tests.simulation.scenario import PER_PROGRAM, Violation, peace, simulate
 
 SHARE = 10
@@ -31,6 +33,11 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def test_a_run_among_faults_comes_to_what_it_comes_to_in_peace(part: int) -> None:
     for seed in range(part * 30, (part + 1) * 30):
         simulate(seed)
+
+
+def test_what_is_forked_or_deployed_in_the_middle_comes_to_the_same() -> None:
+    hows = Counter(going_back.how for seed in range(240) if (going_back := rewind(seed)))
+    assert min(hows[how] for how in ("fork", "rerun", "keep")) > 10
 
 
 def test_a_seed_is_the_same_scenario_again() -> None:
@@ -83,6 +90,12 @@ def test_ten_thousand_scenarios(part: int, capfd: pytest.CaptureFixture[str]) ->
     play_until(tally, 1_000_000 + part * 10_000, 2600, time.monotonic() + 500, capfd)
     assert tally.scenarios == 2600, f"only {tally.scenarios} within the time"
     assert not [kind for kind in KINDS if not tally.faults[kind]], "some faults never struck"
+
+
+@pytest.mark.long
+def test_two_thousand_forks_and_deploys() -> None:
+    hows = Counter(going_back.how for seed in range(10_000, 12_000) if (going_back := rewind(seed)))
+    assert hows.total() > 1900, "too many were refused"
 
 
 @pytest.mark.soak
