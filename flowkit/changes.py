@@ -124,6 +124,8 @@ def _plain(state: State, status: ev.Status) -> Iterator[StepPlan]:
             yield StepPlan(key, slot.node, "reuse")
         elif slot.status == "unknown":
             yield StepPlan(key, slot.node, "blocked", "its outcome is unknown: decide on it")
+        elif slot.status == "failed" and slot.planner() is not None:
+            yield StepPlan(key, slot.node, "reuse", "failed, which its planner was told")
         elif slot.status == "failed":
             yield StepPlan(key, slot.node, "run", f"failed: {slot.error}; retry does it again")
         elif status not in FINAL:
@@ -167,7 +169,7 @@ def _steps(
                 else "it rests on a step that is done again"
             )
             yield StepPlan(key, name, "blocked" if refused else "rerun", why)
-        elif done:
+        elif done or (slot.status == "failed" and slot.planner() is not None):
             yield StepPlan(key, name, "reuse")
         elif refused and slot.key in behind:
             yield StepPlan(key, name, "blocked", "it rests on a step whose code has changed")

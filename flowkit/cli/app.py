@@ -1,80 +1,29 @@
-"""The commands and their options. What they do stands in the modules beside; those are imported when a
-command runs, so that `--help` and `--version` load no database and no model client."""
+"""The commands that run workflows and look at runs. What they do stands in the modules beside; those are
+imported when a command runs, so that `--help` and `--version` load no database and no model client."""
 
 from __future__ import annotations
 
 import math
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from flowkit.cli import stored
 from flowkit.cli.exits import Problem, command, say
-
-app = typer.Typer(
-    name="flowkit",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Long agent workflows that cannot lose their work.",
-    epilog=(
-        "TARGET is module:object, file.py:object, or the name of a shipped workflow. RUN is a run's id, a "
-        "unique beginning or end of it (4 characters), or @last. Exit codes: 0 success, 1 the run failed, 2 usage, 3 waiting, "
-        "4 not found, 75 try later, 78 configuration, 124 deadline, 130 SIGINT, 143 SIGTERM."
-    ),
+from flowkit.cli.root import (
+    DbOption,
+    JsonOption,
+    MaybeTarget,
+    OnChangeOption,
+    OutOption,
+    QuietOption,
+    ReasoningOption,
+    RunArg,
+    TargetArg,
+    app,
+    options,
 )
-
-TargetArg = Annotated[
-    str, typer.Argument(metavar="TARGET", help="module:object, file.py:object, or a shipped name.")
-]
-MaybeTarget = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[TARGET]", help="Where the workflow's code is, if its name does not say."
-    ),
-]
-RunArg = Annotated[
-    str,
-    typer.Argument(metavar="RUN", help="A run's id, a unique beginning or end of it, or @last."),
-]
-DbOption = Annotated[
-    str | None,
-    typer.Option(
-        "--db", metavar="PATH", help="The database; else $FLOWKIT_DB, flowkit.toml, data dir."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, with stable keys.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-ReasoningOption = Annotated[
-    bool, typer.Option("--reasoning", help="Show models' reasoning whole, not its first words.")
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", metavar="DIR", help="Write the result's artifacts there, by their names."
-    ),
-]
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        try:
-            print(f"flowkit {version('flowkit-agents')}")
-        except PackageNotFoundError:
-            print("flowkit (from a checkout, not installed)")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    shown: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = False,
-) -> None:
-    """Long agent workflows that cannot lose their work."""
 
 
 @app.command()
@@ -124,9 +73,9 @@ def run(  # noqa: PLR0913  (a command's options)
     loaded = load_target(target)
     value = read_input(loaded, given or [], example=example)
     limits = read_budget(budget) if budget is not None else None
-    options = _options(db, out, json, quiet, reasoning, shared=example)
+    told = options(db, out, json, quiet, reasoning, shared=example)
     begin = driving.starting(loaded, value, run_id, deadline_s, limits)
-    return driving.drive(loaded, options, begin)
+    return driving.drive(loaded, told, begin)
 
 
 @app.command()
@@ -145,6 +94,10 @@ def resume(  # noqa: PLR0913  (a command's options)
     ] = None,
     repeat: Annotated[bool, typer.Option("--repeat", help="Do the step again.")] = False,
     fail: Annotated[bool, typer.Option("--fail", help="Let the step have failed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done with each step; do nothing.")
+    ] = False,
+    on_change: OnChangeOption = None,
     out: OutOption = None,
     reasoning: ReasoningOption = False,
     db: DbOption = None,
@@ -160,14 +113,24 @@ def resume(  # noqa: PLR0913  (a command's options)
     from flowkit.cli.deciding import find_decision
     from flowkit.cli.looking import find_run, on_store
     from flowkit.cli.targets import target_of_run
+    from flowkit.cli.travel import dry_run as look_ahead
+    from flowkit.cli.travel import policy_of
 
+    policy = policy_of(on_change)
     how = driving.check_decision(step, assume_done, (("repeat", repeat), ("fail", fail)))
     database = find_database(db)
     record = on_store(database, lambda store: find_run(store, ref))
     loaded = target_of_run(record.workflow, target)
+    if dry_run:
+        if how:
+            raise Problem(
+                "--dry-run decides nothing: leave --assume-done, --repeat and --fail out."
+            )
+        return look_ahead(database, record, loaded, policy, json=json)
     decision = find_decision(database, record, loaded, how, step, assume_done)
-    options = _options(db, out, json, quiet, reasoning)
-    return driving.drive(loaded, options, driving.resuming(record.run_id, database, decision))
+    told = options(db, out, json, quiet, reasoning)
+    begin = driving.resuming(record.run_id, database, decision, policy)
+    return driving.drive(loaded, told, begin, driving.asked_model(database, record))
 
 
 @app.command()
@@ -175,6 +138,7 @@ def resume(  # noqa: PLR0913  (a command's options)
 def retry(
     ref: RunArg,
     target: MaybeTarget = None,
+    on_change: OnChangeOption = None,
     out: OutOption = None,
     reasoning: ReasoningOption = False,
     db: DbOption = None,
@@ -187,7 +151,9 @@ def retry(
     from flowkit.cli.deciding import refuse_driven
     from flowkit.cli.looking import find_run, on_store
     from flowkit.cli.targets import target_of_run
+    from flowkit.cli.travel import policy_of
 
+    policy = policy_of(on_change)
     database = find_database(db)
     record = on_store(database, lambda store: find_run(store, ref))
     refuse_driven(record, database)
@@ -197,8 +163,9 @@ def retry(
         )
         raise Problem(f"{why} See flowkit show {record.run_id}.")
     loaded = target_of_run(record.workflow, target)
-    options = _options(db, out, json, quiet, reasoning)
-    return driving.drive(loaded, options, driving.retrying(record.run_id, database))
+    told = options(db, out, json, quiet, reasoning)
+    begin = driving.retrying(record.run_id, database, policy)
+    return driving.drive(loaded, told, begin, driving.asked_model(database, record))
 
 
 @app.command()
@@ -425,20 +392,6 @@ def chaos(
     )  # fmt: skip
 
 
-def _options(
-    db: str | None,
-    out: Path | None,
-    json: bool,
-    quiet: bool,
-    reasoning: bool = False,
-    *,
-    shared: bool = False,
-) -> Any:
-    from flowkit.cli.config import find_database
-    from flowkit.cli.driving import Options
-    from flowkit.cli.results import Folder
+stored.register(app)
 
-    folder = Folder.made(out) if out is not None else None
-    if folder is None and shared:
-        folder = Folder.made(Path("flowkit-out"), shared=True)
-    return Options(find_database(db), folder, json=json, quiet=quiet, reasoning=reasoning)
+__all__ = ["app"]

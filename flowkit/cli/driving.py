@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from flowkit.changes import OnChange
 from flowkit.cli import exits
 from flowkit.cli.config import Database, prepare_folder
 from flowkit.cli.exits import Problem, complain, say
@@ -30,6 +31,7 @@ from flowkit.events import FINAL
 from flowkit.handle import RunHandle
 from flowkit.policy import Budget
 from flowkit.ports import Model, RunRecord
+from flowkit.rewind import fold
 from flowkit.state import State
 from flowkit.store import SqlStore
 
@@ -70,13 +72,35 @@ Begin = Callable[[Engine, TaskGroup], Awaitable[str]]
 """Starts or takes up a run on an entered engine; gives its id."""
 
 
-def model_for(target: Target) -> Model:
-    """The configured model, or the stand-in that answers by the workflow's own rules."""
+def model_for(target: Target, name: str = "") -> Model:
+    """The configured model, or the stand-in that answers by the workflow's own rules.
+
+    `name`: the model that a fork asks for, in place of the configured one.
+    """
     from flowkit.model import OfflineModel, OpenAIModel
 
     if OpenAIModel.configured():
-        return OpenAIModel.from_env()
-    return OfflineModel(target.rules)
+        return OpenAIModel.from_env(name=name)
+    offline = OfflineModel(target.rules)
+    if name not in ("", offline.name):
+        raise Problem(
+            f"no model is configured, so {clean(name, 60)!r} cannot be asked: set OPENAI_API_KEY, "
+            f"MOONSHOT_API_KEY or OPENAI_BASE_URL.",
+            exits.CONFIGURATION,
+        )
+    return offline
+
+
+def asked_model(database: Database, record: RunRecord) -> str:
+    """The name of the model that a fork was told to ask; empty for other runs."""
+    if record.base is None:
+        return ""
+
+    async def work() -> str:
+        async with SqlStore(database.target) as store:
+            return fold(await store.load(record.run_id)).model
+
+    return anyio.run(work)
 
 
 def note_model(target: Target, model: Model, show: Show) -> None:
@@ -90,10 +114,10 @@ def note_model(target: Target, model: Model, show: Show) -> None:
         )
 
 
-def drive(target: Target, options: Options, begin: Begin) -> int:
+def drive(target: Target, options: Options, begin: Begin, model_name: str = "") -> int:
     """Drive a run until it ends, waits, or somebody stops us; tell how it went; the exit code."""
     show = show_for(quiet=options.quiet, reasoning=options.reasoning)
-    model = model_for(target)
+    model = model_for(target, model_name)
     options.database.path  # noqa: B018  (refused here, where a bad one is one line)
     prepare_folder(options.database)
     # What nodes print is no data; the result alone goes to stdout.
@@ -222,7 +246,10 @@ def starting(
 
 
 def resuming(
-    run_id: str, database: Database, decision: tuple[str, str, Any] | None = None
+    run_id: str,
+    database: Database,
+    decision: tuple[str, str, Any] | None = None,
+    on_change: OnChange | None = None,
 ) -> Begin:
     """Take up a stored run; `decision`: step, how and value, for an unknown outcome."""
 
@@ -230,19 +257,19 @@ def resuming(
         if decision is not None:
             await engine.decide(run_id, *decision)
         try:
-            return (await engine.take(run_id)).id
+            return (await engine.take(run_id, on_change=on_change)).id
         except RunBusy as error:
             raise busy(run_id, error.owner, error.until, database) from None
 
     return begin
 
 
-def retrying(run_id: str, database: Database) -> Begin:
+def retrying(run_id: str, database: Database, on_change: OnChange | None = None) -> Begin:
     """Reopen the failed steps of a failed run."""
 
     async def begin(engine: Engine, tasks: TaskGroup) -> str:
         try:
-            await engine.retry(run_id)
+            await engine.retry(run_id, on_change=on_change)
         except RunBusy as error:
             raise busy(run_id, error.owner, error.until, database) from None
         return run_id

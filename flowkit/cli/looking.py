@@ -195,6 +195,10 @@ def print_run(record: RunRecord, state: State, database: Database, talk: Talk) -
         ("took" if over else "age", span(until - record.created_at)),
         ("steps", f"{done} of {len(views)} done, {counted(tries, 'attempt')}"),
     ]
+    if record.base is not None:
+        lines.insert(2, ("fork of", f"{record.base}, after its event {record.base_seq}"))
+    if state.model:
+        lines.append(("model", f"{state.model} is asked first"))
     error = failure(state)
     if error is not None:
         lines.append(("error", str(error)))

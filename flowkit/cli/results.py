@@ -96,6 +96,7 @@ async def run_data(record: RunRecord, state: State, artifacts: Artifacts) -> dic
     return {
         "run_id": record.run_id,
         "workflow": record.workflow,
+        "forked_from": record.base,
         "status": record.status,
         "created_at": rfc3339(record.created_at),
         "ended_at": rfc3339(state.at) if record.status in FINAL else None,

@@ -59,7 +59,7 @@ def test_run_json_has_stable_keys_and_rfc3339_times(cli: Cli) -> None:
     assert "run r1" not in done.err
     data = done.json
     assert set(data) == {
-        "run_id", "workflow", "status", "created_at", "ended_at", "due_at", "result", "error",
+        "run_id", "workflow", "forked_from", "status", "created_at", "ended_at", "due_at", "result", "error",
         "waits_for", "exit_code", "files",
     }  # fmt: skip
     assert data["run_id"] == "r1"

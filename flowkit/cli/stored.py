@@ -1,0 +1,92 @@
+"""The commands on what is stored: go back in a run, compare two."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flowkit.cli.exits import Problem, command
+from flowkit.cli.root import (
+    DbOption,
+    JsonOption,
+    MaybeTarget,
+    OnChangeOption,
+    OutOption,
+    QuietOption,
+    ReasoningOption,
+    RunArg,
+    options,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(command(fork))
+    app.command()(command(diff))
+
+
+def fork(  # noqa: PLR0913  (a command's options)
+    ref: RunArg,
+    target: MaybeTarget = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="STEP", help="A step that is done again; repeats."),
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="STEP=JSON|STEP=@FILE", help="A result in place of a step's; repeats."
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="The model that the new run asks.")
+    ] = "",
+    run_id: Annotated[str | None, typer.Option("--run-id", help="The new run's id.")] = None,
+    on_change: OnChangeOption = None,
+    out: OutOption = None,
+    reasoning: ReasoningOption = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Begin a new run as this one is now, and do some steps again; finished steps are shared.
+
+    A step is named with its round or turn: write, write@2, plan/t5, plan/t5/search, pages/17.
+    """
+    from flowkit.cli import driving
+    from flowkit.cli.config import find_database
+    from flowkit.cli.looking import find_run, on_store
+    from flowkit.cli.targets import target_of_run
+    from flowkit.cli.travel import forking, policy_of, values_of
+    from flowkit.graph import check_name
+
+    policy, values = policy_of(on_change), values_of(given or [])
+    if run_id is not None:
+        check_name(run_id, "--run-id")
+    database = find_database(db)
+    record = on_store(database, lambda store: find_run(store, ref))
+    if record.status == "succeeded" and not (at or values):
+        raise Problem(
+            f"run {record.run_id} has succeeded: say with --at which step is to be done again, or with "
+            f"--set which result is to be another. See flowkit show {record.run_id}."
+        )
+    loaded = target_of_run(record.workflow, target)
+    asked = model or driving.asked_model(database, record)
+    begin = forking(record, at or [], values, asked, run_id, policy)
+    told = options(db, out, json, quiet, reasoning)
+    return driving.drive(loaded, told, begin, asked)
+
+
+def diff(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare it with.")],
+    every: Annotated[bool, typer.Option("--all", help="Also the steps that are the same.")] = False,
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Compare what two runs came to, step by step; exit code 1 if they differ."""
+    from flowkit.cli.config import find_database
+    from flowkit.cli.travel import diff_runs
+
+    return diff_runs(find_database(db), first, second, every=every, json=json)

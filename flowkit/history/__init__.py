@@ -1,0 +1,1 @@
+"""What can be done with stored runs beside driving them: compare two, and carry one elsewhere."""
