@@ -7,14 +7,14 @@ writes: `plan_resume` says what would be, and gives the `Rewound` that makes it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import flowkit.events as ev
 from flowkit.events import FINAL, Event
 from flowkit.graph import INPUT, Graph
-from flowkit.rewind import ENDINGS, Fold, Rewinding, rewind
+from flowkit.rewind import ENDINGS, Fold, Rewinding, is_changed, rewind
 from flowkit.slot import Slot
 from flowkit.state import State
 
@@ -62,74 +62,144 @@ def plan_resume(
     """What a resume under this graph does with each step of a run; nothing is changed."""
     changes = describe_change(folded.state.graph, graph)
     if not changes or status == "succeeded":
-        return ResumePlan(run_id, status, changes, tuple(_plain(folded.state, status)))
-    made = _made(folded)
-    altered = {key: name for key, name in made.items() if _altered(folded.state, graph, name)}
+        steps = _steps(folded.state, folded.state, {}, status)
+        return ResumePlan(run_id, status, changes, tuple(steps))
+    adopted = adopt(folded, graph, on_change)
+    marks = _marks(folded, graph, adopted, on_change)
+    steps = _steps(folded.state, adopted.outcome.state, marks, status)
+    return ResumePlan(run_id, status, changes, tuple(steps), adopted.refusal, adopted.rewound)
+
+
+class Adoption(NamedTuple):
+    """What a run becomes under another graph: what is recorded, and what is left of its journal.
+
+    `lost`: done, and not in its place under that graph; `altered`: done by code that has changed since;
+    `once`: effects that happen once, and would, or might, happen again.
+    """
+
+    rewound: ev.Rewound
+    outcome: Rewinding
+    lost: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+def adopt(
+    folded: Fold,
+    graph: Graph | None,
+    on_change: OnChange,
+    *,
+    at: Sequence[str] = (),
+    run: str = "",
+    model: str = "",
+) -> Adoption:
+    """Go on by this graph (None: as before), and do `at` again; in a fork, `run` is what it is one of."""
     place = Event(folded.state.seq + 1, folded.state.at, ev.Rewound())
-    again = ev.Rewound(tuple(altered), graph)
-    redone = rewind(folded, place, again)
-    kept = redone if on_change == "rerun" else rewind(folded, place, ev.Rewound((), graph))
-    lost = _lost(kept)
+
+    def rewound(keys: Sequence[str], graph: Graph | None) -> tuple[ev.Rewound, Rewinding]:
+        payload = ev.Rewound(tuple(dict.fromkeys(keys)), graph, run, model)
+        return payload, rewind(folded, place, payload)
+
+    now = graph or folded.state.graph
+    kept = rewound(at, graph)
+    meant = done_in(rewound(at, None)[1].dropped) if at else {}
+    lost = tuple(key for key in done_in(kept[1].dropped) if key not in meant)
+    altered = tuple(
+        key
+        for key, event in done_in(kept[1].live, ENDINGS).items()
+        if is_changed(node_of(event, folded.state), folded.state, now.nodes)
+    )
+    rerun = on_change == "rerun"
+    chosen = rewound([*at, *altered], graph) if rerun and altered else kept
+    once = tuple(_once_in(chosen[1].dropped, folded.state, now))
     refusal = ""
-    if on_change == "rerun":
-        once = [key for key in lost if _would_repeat(folded.state, graph, key)]
-        if once:
-            refusal = f"{_listed(once)}: its effect has happened and must not be repeated"
-    elif lost:
-        refusal = f"{_listed(lost)}: done, and no longer in the same place of the workflow"
+    if rerun and once and not run:
+        refusal = f"{listed(once)}: its effect has happened and must not be repeated"
+    elif lost and not rerun:
+        refusal = f"{listed(lost)}: done, and no longer in the same place of the workflow"
     elif altered and on_change == "refuse":
-        refusal = f"{_listed(list(altered))}: done by code that has changed since"
-    steps = _steps(folded, redone, altered, kept, on_change, bool(refusal))
-    rewound = again if on_change == "rerun" else ev.Rewound((), graph)
-    return ResumePlan(run_id, status, changes, tuple(steps), refusal, rewound)
+        refusal = f"{listed(altered)}: done by code that has changed since"
+    return Adoption(*chosen, lost, altered, once, refusal)
 
 
-def _listed(keys: list[str]) -> str:
+def done_in(
+    events: Iterable[Event], kinds: tuple[type, ...] = (*ENDINGS, ev.Intent)
+) -> dict[str, Event]:
+    """The events that tell that something was done, or may have had its effect, by key."""
+    return {event.key: event for event in events if isinstance(event.payload, kinds)}
+
+
+def node_of(event: Event, state: State) -> str:
+    """The node that an event of a step is about."""
+    return state.by_exec[event.key].step.nodes[event.alternative]
+
+
+def _once_in(events: Iterable[Event], state: State, graph: Graph) -> Iterator[str]:
+    there = {step.key for step in graph.steps}
+    for key, slot in ((key, state.by_exec[key]) for key in done_in(events)):
+        nodes = {node_of(each, state) for each in events if each.key == key}
+        if any(state.nodes[name].once for name in nodes) and (slot.parent or slot.key in there):
+            yield key
+
+
+def listed(keys: Sequence[str]) -> str:
+    """`step a`, `steps a, b`, the first five of them."""
     more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
     return f"{'step' if len(keys) == 1 else 'steps'} {', '.join(keys[:5])}{more}"
 
 
-def _made(folded: Fold) -> dict[str, str]:
-    """The node that made each step, turn and verdict, by key."""
-    slots = folded.state.by_exec
-    return {
-        event.key: slots[event.key].step.nodes[event.alternative]
-        for event in folded.live
-        if isinstance(event.payload, ENDINGS)
-    }
+Marks: TypeAlias = dict[str, tuple[Action, str]]
 
 
-def _altered(state: State, graph: Graph, name: str) -> bool:
-    now = graph.nodes.get(name)
-    return now is None or now.fingerprint != state.nodes[name].fingerprint
+def _marks(folded: Fold, graph: Graph, adopted: Adoption, on_change: OnChange) -> Marks:
+    """What a change of code says of steps, by key: the action, and why."""
+    marks: Marks = {}
+    again: Action = "blocked" if adopted.refusal else "rerun"
+    if on_change == "rerun":
+        for key in done_in(adopted.outcome.dropped):
+            why = "it rests on what is done again"
+            marks[key] = (again, "its code has changed" if key in adopted.altered else why)
+        if adopted.refusal:
+            why = "its effect has happened and must not be repeated"
+            marks |= dict.fromkeys(adopted.once, ("blocked", why))
+        return marks
+    for key in adopted.altered:
+        kept: tuple[Action, str] = ("reuse", "its code has changed; its result is kept")
+        changed: tuple[Action, str] = ("changed", "done by code that has changed since")
+        marks[key] = changed if on_change == "refuse" else kept
+    marks |= dict.fromkeys(adopted.lost, ("changed", "no longer in the same place of the workflow"))
+    if adopted.refusal:
+        behind: tuple[Action, str] = ("blocked", "it rests on a step that is in the way")
+        place = Event(folded.state.seq + 1, folded.state.at, ev.Rewound())
+        roots = [key for key, (action, _) in marks.items() if action == "changed"]
+        without = rewind(folded, place, ev.Rewound(tuple(roots), graph))
+        for key in done_in(without.dropped):
+            marks.setdefault(key, behind)
+        for slot in _behind(folded.state, {folded.state.by_exec[key].key for key in roots}):
+            if not _is_done(slot, slot.exec):
+                marks.setdefault(slot.exec, behind)
+    return marks
 
 
-def _lost(outcome: Rewinding) -> list[str]:
-    """What was done, or may have had its effect, and would not be reused."""
-    kinds = (*ENDINGS, ev.Intent)
-    return list(dict.fromkeys(e.key for e in outcome.dropped if isinstance(e.payload, kinds)))
-
-
-def _would_repeat(state: State, graph: Graph, key: str) -> bool:
-    """Whether a step with an effect that happens once would be done again, or might be planned again."""
-    slot = state.by_exec[key]
-    gone = slot.parent is None and all(step.key != slot.key for step in graph.steps)
-    return state.nodes[slot.node].once and not gone
-
-
-def _plain(state: State, status: ev.Status) -> Iterator[StepPlan]:
-    """The steps of a run whose code has not changed."""
+def _steps(state: State, after: State, marks: Marks, status: ev.Status) -> Iterator[StepPlan]:
+    """The steps of a run, then those that the workflow has new; `after` is what it would become."""
     for key, slot in _executions(state):
-        if _is_done(slot, key):
+        if slot.parent is None and slot.key not in after.slots:
+            continue  # it has left the workflow
+        done = _is_done(slot, key)
+        if key in marks:
+            yield StepPlan(key, slot.node, *marks[key])
+        elif done:
             yield StepPlan(key, slot.node, "reuse")
         elif slot.status == "unknown":
             yield StepPlan(key, slot.node, "blocked", "its outcome is unknown: decide on it")
-        elif slot.status == "failed" and slot.planner() is not None:
-            yield StepPlan(key, slot.node, "reuse", "failed, which its planner was told")
         elif slot.status == "failed":
             yield StepPlan(key, slot.node, "run", f"failed: {slot.error}; retry does it again")
-        elif status not in FINAL:
+        elif status not in FINAL or after is not state:
             yield StepPlan(key, slot.node, "run")
+    new = (slot for key, slot in after.slots.items() if key not in state.slots)
+    yield from (StepPlan(slot.key, slot.node, "run", "new in the workflow") for slot in new)
 
 
 def _executions(state: State) -> Iterator[tuple[str, Slot]]:
@@ -149,52 +219,19 @@ def _is_done(slot: Slot, key: str) -> bool:
     return over or (slot.status == "expanded" and slot.planning is not None)
 
 
-def _steps(
-    folded: Fold, redone: Rewinding, altered: dict[str, str], kept: Rewinding, on_change: OnChange,
-    refused: bool,
-) -> Iterator[StepPlan]:  # fmt: skip
-    gone = {event.key for event in redone.dropped if isinstance(event.payload, ENDINGS)}
-    roots = {folded.state.by_exec[key].key for key in gone}
-    behind = _behind(redone.state, roots)
-    for key, slot in _executions(folded.state):
-        done, name = _is_done(slot, key), slot.node
-        if key in altered and on_change == "keep":
-            yield StepPlan(key, name, "reuse", "its code has changed; its result is kept")
-        elif key in altered and (on_change == "refuse" or refused):
-            yield StepPlan(key, name, "changed", "done by code that has changed since")
-        elif key in gone and on_change != "keep":
-            why = (
-                "its code has changed"
-                if key in altered
-                else "it rests on a step that is done again"
-            )
-            yield StepPlan(key, name, "blocked" if refused else "rerun", why)
-        elif done or (slot.status == "failed" and slot.planner() is not None):
-            yield StepPlan(key, name, "reuse")
-        elif refused and slot.key in behind:
-            yield StepPlan(key, name, "blocked", "it rests on a step whose code has changed")
-        else:
-            yield StepPlan(key, name, "run")
-    new = [slot for key, slot in kept.state.slots.items() if key not in folded.state.slots]
-    yield from (StepPlan(slot.key, slot.node, "run", "new in the workflow") for slot in new)
-
-
-def _behind(state: State, roots: set[str]) -> set[str]:
-    """Keys of the slots that rest on some of these."""
+def _behind(state: State, roots: set[str]) -> Iterator[Slot]:
+    """The slots that rest on some of these, and these."""
     readers: dict[str, list[str]] = {}
     for slot in state.slots.values():
-        above = [slot.parent.key] if slot.parent is not None else []
-        for key in (*slot.step.reads(), slot.step.checks):
+        for key in (*slot.step.reads(), slot.step.checks, slot.parent.key if slot.parent else ""):
             readers.setdefault(key, []).append(slot.key)
-        for key in above:
-            readers.setdefault(slot.key, []).append(key)
     found, todo = set(roots), list(roots)
     while todo:
         for key in readers.get(todo.pop(), ()):
             if key not in found:
                 found.add(key)
                 todo.append(key)
-    return found
+    yield from (state.slots[key] for key in found)
 
 
 def describe_change(stored: Graph, present: Graph) -> tuple[str, ...]:

@@ -3,21 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 import flowkit.events as ev
-from flowkit.changes import OnChange
+from flowkit.changes import OnChange, adopt, describe_change, done_in
 from flowkit.dsl import Workflow
 from flowkit.errors import ResumeError, ValueRefused
-from flowkit.events import Event, Fact
-from flowkit.hosting import Hosting
-from flowkit.ports import Journal
+from flowkit.events import Fact
+from flowkit.hosting import Hosting, mismatch
+from flowkit.ports import RunRecord
 from flowkit.reading import Reading
-from flowkit.rewind import Fold, rewind
+from flowkit.rewind import ENDINGS, Fold
 from flowkit.runner import describe
 from flowkit.slot import Slot
 from flowkit.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class ForkPlan:
+    """What a fork begins with: the steps that it shares, and those that were done and are done again.
+
+    Keys have round or turn. `once`: those of `again` whose effect should happen once, and happens
+    again; `values`: those that are given a result; `changes`: how the workflow differs by now.
+    """
+
+    rewound: ev.Rewound
+    state: State
+    shared: tuple[str, ...]
+    again: tuple[str, ...]
+    once: tuple[str, ...]
+    values: tuple[Fact, ...]
+    changes: tuple[str, ...]
+
+
+def plan_fork(
+    record: RunRecord,
+    folded: Fold,
+    workflow: Workflow[Any, Any],
+    at: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+    model: str = "",
+    on_change: OnChange = "refuse",
+) -> ForkPlan:
+    """What `Engine.fork` would make of a run; raises what it would. Nothing is read or written."""
+    if not folded.live:
+        raise ResumeError(f"run {record.run_id!r} has no events yet: there is nothing to fork.")
+    if record.status == "succeeded" and not (at or values):
+        raise ResumeError(
+            f"run {record.run_id!r} has succeeded: say with at= which step is to be done again, or with "
+            f"set= which result is to be another."
+        )
+    steps = [key for name in (*at, *(values or ())) for key in executions(folded.state, name)]
+    changes = describe_change(folded.state.graph, workflow.bound())
+    graph = workflow.bound() if changes else None
+    adopted = adopt(folded, graph, on_change, at=steps, run=record.run_id, model=model)
+    if adopted.refusal:
+        raise mismatch(record, changes, adopted.refusal)
+    outcome = adopted.outcome
+    given = tuple(_set(outcome.state, workflow, values or {}))
+    keys = {fact.key for fact in given}
+    return ForkPlan(
+        adopted.rewound,
+        outcome.state,
+        tuple(done_in(outcome.live, ENDINGS)),
+        tuple(key for key in done_in(outcome.dropped) if key not in keys),
+        tuple(key for key in adopted.once if key not in keys),
+        given,
+        changes,
+    )
 
 
 async def fork(
@@ -32,39 +87,18 @@ async def fork(
     """Make the new run and drive it; see `Engine.fork`."""
     journal = await hosting.store.load(run_id)
     workflow = hosting.workflow(journal.record)
-    folded = Fold().apply_all(journal.events)
-    _check(hosting, journal, at, values, model)
-    steps = [key for name in (*at, *values) for key in executions(folded.state, name)]
-    adopted = hosting.adopted(journal.record, folded, workflow, on_change)
-    if adopted is not None:
-        steps += adopted.keys
-    graph = adopted.graph if adopted is not None else None
-    rewound = ev.Rewound(tuple(dict.fromkeys(steps)), graph, run_id, model)
-    place = Event(folded.state.seq + 1, folded.state.at, rewound)
-    state = rewind(folded, place, rewound).state
-    facts = [Fact(rewound), *_set(state, workflow, values)]
-    reading = Reading(state, workflow.nodes, workflow.codec(), hosting.kit.artifacts)
-    facts = [await reading.shrink(fact) for fact in facts]
-    await hosting.begin_fork(journal.record, new_id, folded, facts)
-
-
-def _check(
-    hosting: Hosting, journal: Journal, at: Sequence[str], values: Mapping[str, Any], model: str
-) -> None:
-    record = journal.record
-    if not journal.events:
-        raise ResumeError(f"run {record.run_id!r} has no events yet: there is nothing to fork.")
-    if record.status == "succeeded" and not (at or values):
-        raise ResumeError(
-            f"run {record.run_id!r} has succeeded: say with at= which step is to be done again, or with "
-            f"set= which result is to be another."
-        )
     names = [each.name for each in hosting.kit.models]
     if model and model not in names:
         raise ResumeError(
             f"this engine has no model named {model!r}, only {', '.join(names) or 'none'}: "
             f"Engine(..., model=[...]) takes several."
         )
+    folded = Fold().apply_all(journal.events)
+    chosen = on_change or hosting.on_change
+    plan = plan_fork(journal.record, folded, workflow, at, values, model, chosen)
+    reading = Reading(plan.state, workflow.nodes, workflow.codec(), hosting.kit.artifacts)
+    given = [await reading.shrink(fact) for fact in plan.values]
+    await hosting.begin_fork(journal.record, new_id, folded, [Fact(plan.rewound), *given])
 
 
 def executions(state: State, name: str) -> Sequence[str]:

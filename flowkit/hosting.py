@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 import flowkit.events as ev
-from flowkit.changes import OnChange, describe_change, plan_resume
+from flowkit.changes import OnChange, adopt, describe_change
 from flowkit.drive import Driver, Ended
 from flowkit.dsl import Workflow
 from flowkit.errors import (
@@ -204,19 +204,13 @@ class Hosting:
         on_change: OnChange | None,
     ) -> ev.Rewound | None:
         """What to record if the workflow has changed since the run began; raises what refuses it."""
-        if not folded.live:
+        if not folded.live or not describe_change(folded.state.graph, workflow.bound()):
             return None
-        plan = plan_resume(
-            record.run_id, record.status, folded, workflow.bound(), on_change or self.on_change
-        )
-        if plan.refusal:
-            raise VersionMismatch(
-                f"run {record.run_id!r} began with another version of workflow {record.workflow!r}: "
-                f"{'; '.join(plan.changes)}. Not resumed, since of {plan.refusal}. Resume it with the code that "
-                f'it began with, or say on_change="rerun" or "keep"; plan_resume tells what each would do.',
-                diff=plan.changes,
-            )
-        return plan.rewound
+        graph = workflow.bound()
+        adopted = adopt(folded, graph, on_change or self.on_change)
+        if adopted.refusal:
+            raise mismatch(record, describe_change(folded.state.graph, graph), adopted.refusal)
+        return adopted.rewound
 
     async def begin_fork(
         self, record: RunRecord, new_id: str, folded: Fold, facts: Sequence[Fact]
@@ -377,6 +371,15 @@ class Hosting:
         journal = await self.store.load(run_id)
         if journal.record.status in OPEN:
             await self.take(journal)
+
+
+def mismatch(record: RunRecord, changes: Sequence[str], refusal: str) -> VersionMismatch:
+    return VersionMismatch(
+        f"run {record.run_id!r} began with another version of workflow {record.workflow!r}: "
+        f"{'; '.join(changes)}. Not resumed, since of {refusal}. Resume it with the code that "
+        f'it began with, or say on_change="rerun" or "keep"; plan_resume tells what each would do.',
+        diff=tuple(changes),
+    )
 
 
 def _busy(record: RunRecord) -> RunBusy:

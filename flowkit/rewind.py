@@ -8,13 +8,13 @@ same inputs. What rests on a step that is left out never becomes ready, and so i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import flowkit.events as ev
 from flowkit.events import Event, Fact
-from flowkit.graph import Graph
+from flowkit.graph import Graph, NodeSpec
 from flowkit.ports import Journal
 from flowkit.slot import Slot
 from flowkit.state import State
@@ -75,10 +75,12 @@ def rewind(folded: Fold, event: Event, rewound: ev.Rewound) -> Rewinding:
     dropped: list[Event] = []
     roots = frozenset(rewound.keys)
     moved = _moved(folded.state.graph, rewound.graph)
+    anew = _anew(folded.state, rewound)
     for each in folded.live:
         holds = each.key not in roots and not (moved and _is_moved(before, each, moved))
-        holds = holds and _holds(before, state, each, rewound)
-        _let_go(before, state, each, holds)
+        holds = holds and _holds(before, state, each, rewound, anew)
+        if not holds and (rewound.run or each.key not in anew):
+            _let_go(before, state, each)
         before.refold(each)
         if not holds:
             dropped.append(each)
@@ -119,7 +121,33 @@ def _is_moved(before: State, event: Event, moved: frozenset[str]) -> bool:
     return slot is not None and any(each.key in moved for each in (slot, *slot.ancestors()))
 
 
-def _holds(before: State, state: State, event: Event, rewound: ev.Rewound) -> bool:
+def is_changed(name: str, old: State, now: Mapping[str, NodeSpec]) -> bool:
+    """Whether a node of a run is another one now, or gone."""
+    return name not in now or now[name].fingerprint != old.nodes[name].fingerprint
+
+
+def _anew(old: State, rewound: ev.Rewound) -> frozenset[str]:
+    """Attempts under way that wait anew: those of changed code, and in a fork those that asked for signals.
+
+    Else new code might never come to the wait that was left open, and an approval would count twice.
+    """
+    now = old.nodes if rewound.graph is None else rewound.graph.nodes
+    return frozenset(
+        key
+        for key, slot in old.by_exec.items()
+        if slot.waits
+        and slot.exec == key
+        and slot.status in ("ready", "retrying", "failed")
+        and (
+            is_changed(slot.node, old, now)
+            or (rewound.run and any(wait.reason == "signal" for wait in slot.waits))
+        )
+    )
+
+
+def _holds(
+    before: State, state: State, event: Event, rewound: ev.Rewound, anew: frozenset[str]
+) -> bool:
     """Whether an event can follow what is left of its journal. `before` has all that came before it."""
     match event.payload:
         case ev.RunEnded():
@@ -128,8 +156,14 @@ def _holds(before: State, state: State, event: Event, rewound: ev.Rewound) -> bo
             return not rewound.run
         case ev.Signalled(timed_out=False, name=name):
             given = before.waits.get(name)
-            mine = state.waits.get(name, ())
-            return not given or any(wait.slot.exec == given[0].slot.exec for wait in mine)
+            if not given:
+                return True
+            taker, mine = given[0].slot.exec, state.waits.get(name, ())
+            if taker in anew:
+                return not rewound.run  # nobody sends it twice, so it is kept for the new wait
+            return any(wait.slot.exec == taker for wait in mine)
+        case ev.Waiting() if event.key in anew:
+            return False
         case ev.Decided(how="done" | "repeat" | "fail"):
             return event.key in state.unknown
         case ev.Decided(how="set"):
@@ -163,9 +197,9 @@ def _follows(state: State, slot: Slot, event: Event) -> bool:
     return hash_ is None or hash_ == state.input_hash(slot)
 
 
-def _let_go(before: State, state: State, event: Event, holds: bool) -> None:
+def _let_go(before: State, state: State, event: Event) -> None:
     """A signal that came early, and was taken by a wait that does not hold, is used up all the same."""
-    if isinstance(event.payload, ev.Waiting) and not holds:
+    if isinstance(event.payload, ev.Waiting):
         early = before.signals.get(event.payload.name)
         kept = state.signals.get(event.payload.name)
         if early and kept and early[0] in kept:
@@ -181,7 +215,17 @@ def _carry_over(old: State, state: State, dropped: Sequence[Event], seq: int) ->
     state.started_at, state.deadline = old.started_at, old.deadline
     tried = (*ENDINGS, ev.Intent, ev.AttemptFailed)
     again = {event.key: seq for event in dropped if isinstance(event.payload, tried)}
+    again |= dict.fromkeys(_overtaken(old, state), seq)
     state.redone = {**old.redone, **again}
+
+
+def _overtaken(old: State, state: State) -> Iterator[str]:
+    """Attempts that may have been under way, with other inputs than the same step is given now."""
+    for key, slot in old.by_exec.items():
+        if slot.exec == key and slot.status in ("ready", "retrying"):
+            now = state.by_exec.get(key)
+            if now is None or now.exec != key or state.input_hash(now) != old.input_hash(slot):
+                yield key
 
 
 def in_place(facts: Sequence[Fact], state: State, at: float) -> list[Event]:
