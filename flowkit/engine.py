@@ -363,6 +363,11 @@ class Engine:
     async def value(self, run_id: str) -> Any:
         """The result of a run that has succeeded."""
         record, state = await self.state(run_id)
+        if record.half_made:
+            raise ResumeError(
+                f"run {run_id!r} is a fork of {record.base!r} that was not begun, since its process died: "
+                f"fork {record.base!r} again, with this id or another one."
+            )
         if state.ended is not None and (error := ev.error_of(state.ended)) is not None:
             raise error
         hosting = self._entered()

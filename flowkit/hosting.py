@@ -28,6 +28,7 @@ from flowkit.errors import (
     LeaseLost,
     ResumeError,
     RunBusy,
+    RunConflict,
     RunNotFound,
     StoreError,
     VersionMismatch,
@@ -217,7 +218,8 @@ class Hosting:
     ) -> None:
         """Make a run that begins as this one is, with these facts, and drive it.
 
-        Until they are written its status is "cancelled": nobody takes up a fork that is half made.
+        Until they are written its status is "cancelled": nobody takes up a fork that is half made, but
+        who asks for the same fork again makes the rest of it.
         """
         now = self.kit.world.now()
         new = RunRecord(
@@ -226,11 +228,25 @@ class Hosting:
             base_seq=folded.state.seq,
         )  # fmt: skip
         async with self.taken(new_id):
-            await self.store.create(new)
-            claimed = Fact(ev.Claimed(self.owner, FIRST_EPOCH))
-            await self.record(folded, new_id, FIRST_EPOCH, [*facts, claimed])
-            driver = self.driver_for(new_id, self.workflow(record), folded.state, FIRST_EPOCH)
+            epoch = await self._create(new)
+            claimed = Fact(ev.Claimed(self.owner, epoch))
+            await self.record(folded, new_id, epoch, [*facts, claimed])
+            driver = self.driver_for(new_id, self.workflow(record), folded.state, epoch)
             await self.launch(driver, ())
+
+    async def _create(self, new: RunRecord) -> int:
+        """Make a fork's row, or take the one that was left half made; the epoch."""
+        try:
+            await self.store.create(new)
+            return new.epoch
+        except RunConflict:
+            left = (await self.store.load(new.run_id, after=new.base_seq)).record
+            if not left.half_made or (left.base, left.base_seq) != (new.base, new.base_seq):
+                raise
+        epoch = await self.store.claim(new.run_id, self.owner, self.lease_s)
+        if epoch is None:
+            raise _busy(left)
+        return epoch
 
     async def record(self, folded: Fold, run_id: str, epoch: int, facts: Sequence[Fact]) -> None:
         """Append to a claimed run before it is driven, since that changes what is driven."""

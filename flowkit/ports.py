@@ -39,6 +39,11 @@ class RunRecord:
     base: str | None = None
     base_seq: int = 0
 
+    @property
+    def half_made(self) -> bool:
+        """A fork whose process died before the fork's first event: nobody's, until it is forked again."""
+        return self.base is not None and self.head == self.base_seq
+
 
 @dataclass(frozen=True, slots=True)
 class Journal:

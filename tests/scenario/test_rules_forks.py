@@ -309,18 +309,28 @@ async def test_a_fork_asks_another_model_first_also_after_a_crash() -> None:
         assert await engine.resume("f") == "second"
 
 
-async def test_a_fork_that_was_only_half_made_is_nobody_s() -> None:
+async def test_a_fork_that_was_only_half_made_is_nobody_s_until_it_is_forked_again() -> None:
     async with running(store := memory(), Log(), workflows=[whole]) as engine:
         await engine.run(whole, 2, run_id="r")
         record = (await store.load("r")).record
         half = replace(
-            record, run_id="f", status="cancelled", base="r", base_seq=record.head, epoch=1 << 40
-        )
+            record, run_id="f", status="cancelled", base="r", base_seq=record.head, epoch=1 << 40,
+            owner="dead", lease_until=0.0,
+        )  # fmt: skip
         await store.create(half)
     async with running(store, log := Log(), workflows=[whole], recover=True) as engine:
         await anyio.sleep(5)
         assert log == []
         assert (await engine.handle("f").record()).status == "cancelled"
+        for asked in (engine.handle("f").result, lambda: engine.run(whole, 2, run_id="f")):
+            with pytest.raises(ResumeError, match="not begun"):
+                await asked()
+        with pytest.raises(RunConflict):
+            await engine.fork("r", at="add", new_id="r")
+        fork = await engine.fork("r", set={"write@2": 101}, new_id="f")
+        assert await fork.result() == WHOLE - 3 + 101
+        with pytest.raises(RunConflict):
+            await engine.fork("r", at="add", new_id="f")
 
 
 async def test_a_fork_that_dies_at_any_event_resumes_to_the_same() -> None:
