@@ -185,15 +185,19 @@ def _marks(folded: Fold, graph: Graph, adopted: Adoption, on_change: OnChange) -
 def _steps(state: State, after: State, marks: Marks, status: ev.Status) -> Iterator[StepPlan]:
     """The steps of a run, then those that the workflow has new; `after` is what it would become."""
     for key, slot in _executions(state):
-        if slot.parent is None and slot.key not in after.slots:
+        gone, done = slot.key not in after.slots, _is_done(slot, key)
+        if gone and slot.parent is None:
             continue  # it has left the workflow
-        done = _is_done(slot, key)
         if key in marks:
             yield StepPlan(key, slot.node, *marks[key])
+        elif gone:
+            yield StepPlan(key, slot.node, "run", "if it is planned again")
         elif done:
             yield StepPlan(key, slot.node, "reuse")
         elif slot.status == "unknown":
             yield StepPlan(key, slot.node, "blocked", "its outcome is unknown: decide on it")
+        elif slot.status == "failed" and slot.planner() is not None:
+            yield StepPlan(key, slot.node, "reuse", "failed, which its planner was told")
         elif slot.status == "failed":
             yield StepPlan(key, slot.node, "run", f"failed: {slot.error}; retry does it again")
         elif status not in FINAL or after is not state:

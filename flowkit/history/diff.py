@@ -1,155 +1,279 @@
-"""Two runs side by side: where they came to the same, and the first step where they did not."""
+"""Two runs side by side: what each step gave, where they part, what each has used.
+
+A pure function of two folded journals. Values are compared by their digests, so a large one need not be
+read; whoever shows the difference reads it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from os.path import commonprefix
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import flowkit.events as ev
 from flowkit.chat import Usage
-from flowkit.events import Event
-from flowkit.graph import INPUT, Step
-from flowkit.rewind import ENDINGS, Fold
+from flowkit.events import Error, Event
+from flowkit.graph import INPUT, Call, NodeSpec, Step
+from flowkit.rewind import Fold
 from flowkit.values import Value
 
-How: TypeAlias = Literal["shared", "same", "different", "first only", "second only"]
-"""One event of both, since one run was forked from the other; equal outcomes; unequal ones; or done by
-one run alone."""
+How: TypeAlias = Literal["shared", "same", "different", "only in the first", "only in the second"]
+"""How a step stands in two runs: one event in both (a fork's), the same result, another, none."""
 
-SHOWN_MAX = 300
-"""Characters of an outcome that are shown."""
+Part: TypeAlias = Literal[
+    "status", "result", "plan", "verdict", "error", "inputs", "node", "code", "answers"
+]
+"""What of a step differs. The last four tell why: what it was given, which alternative answered, that
+this node's code has changed, what models said. Alone they make no other result."""
+
+WHY: frozenset[Part] = frozenset({"inputs", "node", "code", "answers"})
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run to lay beside another: its id, and its journal, folded and whole."""
+
+    run_id: str
+    folded: Fold
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step, a round or a turn came to in one run.
+
+    `status`: "done", "planned", "accepted", "rejected", "failed", or "open". `feedback`: a rejection's.
+    `failed`: the attempts that failed, as texts. `answers`: what models answered in the last attempt, in
+    order. `set`: somebody gave the value. `inputs`, `code`: hash of what it was given, fingerprint of
+    its node.
+    """
+
+    status: str
+    node: str
+    seq: int = 0
+    value: Value | None = None
+    plan: tuple[Step, ...] = ()
+    calls: tuple[Call, ...] = ()
+    again: bool = False
+    feedback: str = ""
+    error: Error | None = None
+    failed: tuple[str, ...] = ()
+    answers: tuple[Value, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    set: bool = False
+    inputs: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StepDiff:
-    """One step, with its round or turn, in both runs; the outcomes as texts of at most 300 characters."""
+    """One step, round or turn in both runs; `parts`: what differs, for `different` and for `same`."""
 
     step: str
     how: How
-    first: str = ""
-    second: str = ""
+    first: Outcome | None
+    second: Outcome | None
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One run as a whole. `own`: what it used since the runs parted; `usage`: all that it rests on."""
+
+    run_id: str
+    workflow: str
+    status: str
+    error: Error | None
+    usage: Usage
+    own: Usage
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
 class RunDiff:
-    """All steps in the order of the first run, then those of the second alone.
+    """Two runs. `shared`: how many events they have in common, one being the other's fork.
 
-    `facts`: what differs beside the steps (workflow, input, status), with both sides.
+    `run_parts`: what differs of the runs as wholes: "workflow", "input", "status".
     """
 
+    first: Total
+    second: Total
+    shared: int
     steps: tuple[StepDiff, ...]
-    facts: tuple[StepDiff, ...]
-    usage: tuple[Usage, Usage]
+    run_parts: tuple[str, ...]
 
     @property
-    def differences(self) -> list[StepDiff]:
-        """What differs, in order; the first is where the runs part."""
-        return [each for each in (*self.facts, *self.steps) if each.how not in ("shared", "same")]
+    def parted(self) -> StepDiff | None:
+        """The first step on the way that differs."""
+        return next((step for step in self.steps if step.how not in ("shared", "same")), None)
+
+    @property
+    def same(self) -> bool:
+        """Whether both runs did the same and ended alike."""
+        return self.parted is None and not self.run_parts
 
 
-def diff(first: Fold, second: Fold) -> RunDiff:
-    """Compare two folded runs by what their steps came to; times, ids and attempts do not count."""
-    one, other = _outcomes(first), _outcomes(second)
-    steps = [_compared(key, one.get(key), other.get(key)) for key in dict.fromkeys([*one, *other])]
-    usage = (first.state.usage, second.state.usage)
-    return RunDiff(tuple(steps), tuple(_facts(first, second)), usage)
+def diff(first: Run, second: Run) -> RunDiff:
+    """Lay two runs side by side, step by step, in the order in which the first one came to them."""
+    shared = _shared(first, second)
+    one, two = _outcomes(first.folded), _outcomes(second.folded)
+    keys = dict.fromkeys([*one, *two])
+    steps = tuple(_step(key, one.get(key), two.get(key), shared) for key in keys)
+    totals = _total(first, shared), _total(second, shared)
+    entries = [run.folded.state.slots[INPUT].value for run in (first, second)]
+    pairs = {
+        "workflow": [total.workflow for total in totals],
+        "input": [entry.digest if entry is not None else "" for entry in entries],
+        "status": [total.status for total in totals],
+    }
+    return RunDiff(*totals, shared, steps, tuple(name for name, (a, b) in pairs.items() if a != b))
 
 
-def _outcomes(folded: Fold) -> Mapping[str, Event]:
-    """The event that tells what each step came to, by key."""
-    kinds = (*ENDINGS, ev.StepFailed)
+def writers(run: Run) -> Iterator[str]:
+    """The run that each event was written by: before a fork's first event, those that it began as."""
+    forks = [
+        (event.seq, event.payload.run)
+        for event in run.events
+        if isinstance(event.payload, ev.Rewound) and event.payload.run
+    ]
+    for event in run.events:
+        yield next((base for seq, base in forks if event.seq < seq), run.run_id)
+
+
+def _shared(first: Run, second: Run) -> int:
+    """How many events the two have in common, from the first on."""
+    count = 0
+    for one, two in zip(writers(first), writers(second), strict=False):
+        if one != two:
+            break
+        count += 1
+    return count
+
+
+def _step(key: str, one: Outcome | None, two: Outcome | None, shared: int) -> StepDiff:
+    if two is None:
+        return StepDiff(key, "only in the first", one, None)
+    if one is None:
+        return StepDiff(key, "only in the second", None, two)
+    if one.seq == two.seq and 0 < one.seq <= shared:
+        return StepDiff(key, "shared", one, two)
+    parts = tuple(_parts(one, two))
+    how: How = "same" if WHY.issuperset(parts) else "different"
+    return StepDiff(key, how, one, two, parts)
+
+
+def _parts(one: Outcome, two: Outcome) -> Iterator[Part]:
+    if one.status != two.status:
+        yield "status"
+    if _digest(one.value) != _digest(two.value):
+        yield "result"
+    if (one.plan, one.again) != (two.plan, two.again):
+        yield "plan"
+    if one.feedback != two.feedback:
+        yield "verdict"
+    if str(one.error or "") != str(two.error or ""):
+        yield "error"
+    if one.inputs != two.inputs and one.inputs and two.inputs:
+        yield "inputs"
+    if one.node != two.node:
+        yield "node"
+    elif one.code != two.code:
+        yield "code"
+    if [each.digest for each in one.answers] != [each.digest for each in two.answers]:
+        yield "answers"
+
+
+def _digest(value: Value | None) -> str:
+    return value.digest if value is not None else ""
+
+
+# ---- one run
+
+
+def _outcomes(folded: Fold) -> Mapping[str, Outcome]:
+    """What became of each step, round and turn of which the journal tells, in the run's own order."""
+    state = folded.state
+    told: dict[str, list[Event]] = {key: [] for key in state.by_exec}
+    for event in folded.live:
+        if event.key in told and not isinstance(event.payload, ev.Waiting | ev.Signalled):
+            told[event.key].append(event)
     return {
-        event.key: event
-        for event in folded.live
-        if isinstance(event.payload, kinds)
-        or (isinstance(event.payload, ev.Decided) and event.payload.how in ("done", "set"))
+        key: _outcome(events, state.by_exec[key].step.nodes, state.nodes)
+        for key, events in told.items()
+        if events
     }
 
 
-def _compared(key: str, one: Event | None, other: Event | None) -> StepDiff:
-    if one is None or other is None:
-        how: How = "second only" if one is None else "first only"
-        return StepDiff(key, how, _cut(_text(one)), _cut(_text(other)))
-    if one == other:
-        return StepDiff(key, "shared")
-    if _essence(one.payload) == _essence(other.payload):
-        return StepDiff(key, "same")
-    return StepDiff(key, "different", *_apart(_text(one), _text(other)))
+def _outcome(
+    events: Sequence[Event], nodes: Sequence[str], specs: Mapping[str, NodeSpec]
+) -> Outcome:
+    last = events[-1]
+    node = nodes[min(last.alternative, len(nodes) - 1)]
+    failed = [event.payload for event in events if isinstance(event.payload, ev.AttemptFailed)]
+    return Outcome(
+        _status(last.payload),
+        node,
+        seq=last.seq,
+        value=last.payload.value if isinstance(last.payload, ev.StepDone | ev.Decided) else None,
+        plan=last.payload.steps if isinstance(last.payload, ev.Planned) else (),
+        calls=last.payload.calls if isinstance(last.payload, ev.Planned) else (),
+        again=isinstance(last.payload, ev.Planned) and last.payload.again,
+        feedback=last.payload.feedback if isinstance(last.payload, ev.Rejected) else "",
+        error=last.payload.error if isinstance(last.payload, ev.StepFailed) else None,
+        failed=tuple(str(each.error) for each in failed),
+        answers=tuple(_answers(events)),
+        usage=usage_of(events),
+        set=isinstance(last.payload, ev.Decided),
+        inputs=getattr(last.payload, "input_hash", ""),
+        code=specs[node].fingerprint,
+    )
 
 
-def _essence(payload: ev.Payload) -> object:
-    """What of an outcome counts: not how long it took, nor what it was made from."""
+def _status(payload: ev.Payload) -> str:
     match payload:
-        case ev.StepDone(value=value) | ev.Decided(value=value):
-            return value and value.digest
-        case ev.Planned(steps=steps, again=again, calls=calls):
-            return steps, again, [(call.how, call.note) for call in calls]
-        case ev.Rejected(feedback=feedback):
-            return ev.Rejected, feedback
-        case ev.StepFailed(error=error):
-            return ev.StepFailed, error.type, error.message
-        case _:
-            return type(payload)
-
-
-def _apart(one: str, other: str) -> tuple[str, str]:
-    """Both texts from a little before the place where they part."""
-    same = len(commonprefix([one, other]))  # noqa: RUF071  (texts, not paths)
-    start = max(same - 40, 0) if same > 80 else 0
-    first, second = (_cut(f"…{text[start:]}" if start else text) for text in (one, other))
-    return first, second
-
-
-def _text(event: Event | None) -> str:
-    match event.payload if event is not None else None:
-        case ev.StepDone(value=value) | ev.Decided(value=value):
-            return _whole(value)
-        case ev.Planned(steps=steps):
-            return "planned " + (", ".join(_planned(step) for step in steps) or "nothing")
+        case ev.StepDone() | ev.Decided(how="done" | "set"):
+            return "done"
+        case ev.Planned():
+            return "planned"
         case ev.Accepted():
             return "accepted"
-        case ev.Rejected(feedback=feedback):
-            return f"rejected: {feedback}"
-        case ev.StepFailed(error=error):
-            return f"failed: {error}"
+        case ev.Rejected():
+            return "rejected"
+        case ev.StepFailed() | ev.AttemptFailed(then="fail" | "fatal"):
+            return "failed"
+        case ev.OutcomeUnknown():
+            return "unknown"
         case _:
-            return ""
+            return "open"
 
 
-def _planned(step: Step) -> str:
-    given = ", ".join(source.text or source.step for source in step.inputs)
-    return f"{step.key} = {step.nodes[0]}({given})"
+def _answers(events: Sequence[Event]) -> Iterator[Value]:
+    """What models answered in the attempt that ended last."""
+    place = (events[-1].alternative, events[-1].attempt)
+    for event in events:
+        payload = event.payload
+        if isinstance(payload, ev.ModelAnswered) and (event.alternative, event.attempt) == place:
+            if payload.value is not None:
+                yield payload.value
 
 
-def _whole(value: Value | None) -> str:
-    if value is None:
-        return "nothing"
-    return value.text if value.text is not None else f"{value.size:,} bytes, {value.digest}"
+def usage_of(events: Iterable[Event]) -> Usage:
+    """What models used in these events."""
+    total = Usage()
+    for event in events:
+        if isinstance(event.payload, ev.ModelAnswered):
+            total += event.payload.usage
+    return total
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…"
-
-
-def _facts(first: Fold, second: Fold) -> Iterator[StepDiff]:
-    for what, one, other in (
-        ("workflow", first.state.workflow, second.state.workflow),
-        ("input", _input(first), _input(second)),
-        ("end", _end(first), _end(second)),
-    ):
-        if one != other:
-            yield StepDiff(what, "different", one, other)
-
-
-def _input(folded: Fold) -> str:
-    slot = folded.state.slots.get(INPUT)
-    return _cut(_whole(slot.value if slot is not None else None))
-
-
-def _end(folded: Fold) -> str:
-    ended = folded.state.ended
-    if ended is None:
-        return "not ended"
-    return _cut(f"{ended.status}: {ended.error}" if ended.error else ended.status)
+def _total(run: Run, shared: int) -> Total:
+    """`usage` counts what still holds, and what the run itself did in vain."""
+    state = run.folded.state
+    own = [event for event in run.events if event.seq > shared]
+    kept = [event for event in run.folded.live if event.seq <= shared]
+    asked = [event for event in (*kept, *own) if isinstance(event.payload, ev.ModelAnswered)]
+    ended = state.ended
+    return Total(
+        run.run_id, state.workflow, ended.status if ended is not None else "open",
+        ended.error if ended is not None else None, usage_of(asked), usage_of(own), len(asked),
+    )  # fmt: skip
