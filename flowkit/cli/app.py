@@ -51,6 +51,7 @@ def run(  # noqa: PLR0913  (a command's options)
             help="What a new run may use: turns_max=20,tokens_out_max=100000,on_budget=answer.",
         ),
     ] = None,
+    on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
     db: DbOption = None,
@@ -62,6 +63,8 @@ def run(  # noqa: PLR0913  (a command's options)
     With --example and without --out, artifacts are written to ./flowkit-out/RUN.
     """
     from flowkit.cli import driving
+    from flowkit.cli.config import find_database
+    from flowkit.cli.deploys import check_existing, policy_of
     from flowkit.cli.inputs import read_budget, read_input
     from flowkit.cli.targets import load_target
     from flowkit.graph import check_name
@@ -73,7 +76,10 @@ def run(  # noqa: PLR0913  (a command's options)
     loaded = load_target(target)
     value = read_input(loaded, given or [], example=example)
     limits = read_budget(budget) if budget is not None else None
-    told = options(db, out, json, quiet, reasoning, shared=example)
+    model = check_existing(find_database(db), run_id, loaded, policy_of(on_change))
+    told = options(
+        db, out, json, quiet, reasoning, shared=example, on_change=on_change, model=model
+    )
     begin = driving.starting(loaded, value, run_id, deadline_s, limits)
     return driving.drive(loaded, told, begin)
 
@@ -97,7 +103,7 @@ def resume(  # noqa: PLR0913  (a command's options)
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done with each step; do nothing.")
     ] = False,
-    on_change: OnChangeOption = None,
+    on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
     db: DbOption = None,
@@ -111,10 +117,10 @@ def resume(  # noqa: PLR0913  (a command's options)
     from flowkit.cli import driving
     from flowkit.cli.config import find_database
     from flowkit.cli.deciding import find_decision
+    from flowkit.cli.deploys import check_code, policy_of
+    from flowkit.cli.deploys import dry_run as look_ahead
     from flowkit.cli.looking import find_run, on_store
     from flowkit.cli.targets import target_of_run
-    from flowkit.cli.travel import dry_run as look_ahead
-    from flowkit.cli.travel import policy_of
 
     policy = policy_of(on_change)
     how = driving.check_decision(step, assume_done, (("repeat", repeat), ("fail", fail)))
@@ -128,9 +134,9 @@ def resume(  # noqa: PLR0913  (a command's options)
             )
         return look_ahead(database, record, loaded, policy, json=json)
     decision = find_decision(database, record, loaded, how, step, assume_done)
-    told = options(db, out, json, quiet, reasoning)
-    begin = driving.resuming(record.run_id, database, decision, policy)
-    return driving.drive(loaded, told, begin, driving.asked_model(database, record))
+    model = check_code(database, record, loaded, policy, "resume")
+    told = options(db, out, json, quiet, reasoning, on_change=on_change, model=model)
+    return driving.drive(loaded, told, driving.resuming(record.run_id, database, decision))
 
 
 @app.command()
@@ -138,7 +144,7 @@ def resume(  # noqa: PLR0913  (a command's options)
 def retry(
     ref: RunArg,
     target: MaybeTarget = None,
-    on_change: OnChangeOption = None,
+    on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
     db: DbOption = None,
@@ -149,9 +155,9 @@ def retry(
     from flowkit.cli import driving
     from flowkit.cli.config import find_database
     from flowkit.cli.deciding import refuse_driven
+    from flowkit.cli.deploys import check_code, policy_of
     from flowkit.cli.looking import find_run, on_store
     from flowkit.cli.targets import target_of_run
-    from flowkit.cli.travel import policy_of
 
     policy = policy_of(on_change)
     database = find_database(db)
@@ -163,9 +169,9 @@ def retry(
         )
         raise Problem(f"{why} See flowkit show {record.run_id}.")
     loaded = target_of_run(record.workflow, target)
-    told = options(db, out, json, quiet, reasoning)
-    begin = driving.retrying(record.run_id, database, policy)
-    return driving.drive(loaded, told, begin, driving.asked_model(database, record))
+    model = check_code(database, record, loaded, policy, "retry")
+    told = options(db, out, json, quiet, reasoning, on_change=on_change, model=model)
+    return driving.drive(loaded, told, driving.retrying(record.run_id, database))
 
 
 @app.command()

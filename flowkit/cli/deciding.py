@@ -99,5 +99,5 @@ def cancel_run(database: Database, ref: str, target: str | None, reason: str, *,
 async def _end_here(database: Database, target: Target, run_id: str) -> str:
     async with SqlStore(database.target) as store:
         begin = resuming(run_id, database)
-        outcome = await drive_on(store, target, begin, model_for(target), Silent())
+        outcome = await drive_on(store, target, begin, model_for(target), Silent(), "keep")
         return outcome.record.status

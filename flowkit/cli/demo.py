@@ -185,7 +185,7 @@ async def _resume(stage: Stage, target: Target, show: Show) -> Outcome:
         outcome = await drive_on(
             store, counted, resuming(stage.run_id, Database(str(stage.database))), model, show
         )
-        outcome.data = await run_data(outcome.record, outcome.state, store)
+        outcome.data = await run_data(outcome.record, outcome.state, store, None)
         found = artifacts_in(outcome.data["result"])
         outcome.files = await stage.folder.save(found, store)
         return outcome

@@ -21,6 +21,7 @@ from flowkit.cli import exits
 from flowkit.cli.config import Database, prepare_folder
 from flowkit.cli.exits import Problem, complain, say
 from flowkit.cli.follow import Ended, Follower, Show, View
+from flowkit.cli.lineage import Lineage, lineage
 from flowkit.cli.results import Folder, artifacts_in, failure, run_data, waits_for
 from flowkit.cli.targets import Target, known_target
 from flowkit.cli.text import clean, local, to_json
@@ -52,8 +53,9 @@ class Options:
     json: bool = False
     quiet: bool = False
     reasoning: bool = False
-    places: bool = False
-    """Also say where the files lie that were written."""
+    on_change: OnChange = "refuse"
+    model: str = ""
+    """Name of the model to ask, where a fork has named one; else the configured one."""
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Outcome:
     data: dict[str, Any]
     ended: Ended | None = None
     signum: int = 0
+    forked: Lineage | None = None
     files: dict[str, Path] = field(default_factory=dict[str, Path])
 
 
@@ -75,32 +78,14 @@ Begin = Callable[[Engine, TaskGroup], Awaitable[str]]
 def model_for(target: Target, name: str = "") -> Model:
     """The configured model, or the stand-in that answers by the workflow's own rules.
 
-    `name`: the model that a fork asks for, in place of the configured one.
+    `name`: the model that a fork asks for, in place of the configured one; `NoModel` if none is.
     """
     from flowkit.model import OfflineModel, OpenAIModel
 
-    if OpenAIModel.configured():
-        return OpenAIModel.from_env(name=name)
     offline = OfflineModel(target.rules)
-    if name not in ("", offline.name):
-        raise Problem(
-            f"no model is configured, so {clean(name, 60)!r} cannot be asked: set OPENAI_API_KEY, "
-            f"MOONSHOT_API_KEY or OPENAI_BASE_URL.",
-            exits.CONFIGURATION,
-        )
-    return offline
-
-
-def asked_model(database: Database, record: RunRecord) -> str:
-    """The name of the model that a fork was told to ask; empty for other runs."""
-    if record.base is None:
-        return ""
-
-    async def work() -> str:
-        async with SqlStore(database.target) as store:
-            return fold(await store.load(record.run_id)).model
-
-    return anyio.run(work)
+    if name == offline.name or not (name or OpenAIModel.configured()):
+        return offline
+    return OpenAIModel.from_env(name=name)
 
 
 def note_model(target: Target, model: Model, show: Show) -> None:
@@ -114,10 +99,10 @@ def note_model(target: Target, model: Model, show: Show) -> None:
         )
 
 
-def drive(target: Target, options: Options, begin: Begin, model_name: str = "") -> int:
+def drive(target: Target, options: Options, begin: Begin) -> int:
     """Drive a run until it ends, waits, or somebody stops us; tell how it went; the exit code."""
     show = show_for(quiet=options.quiet, reasoning=options.reasoning)
-    model = model_for(target, model_name)
+    model = model_for(target, options.model)
     options.database.path  # noqa: B018  (refused here, where a bad one is one line)
     prepare_folder(options.database)
     # What nodes print is no data; the result alone goes to stdout.
@@ -131,8 +116,8 @@ async def _session(
     target: Target, options: Options, begin: Begin, model: Model, show: Show
 ) -> Outcome:
     async with SqlStore(options.database.target) as store:
-        outcome = await drive_on(store, target, begin, model, show)
-        outcome.data = await run_data(outcome.record, outcome.state, store)
+        outcome = await drive_on(store, target, begin, model, show, options.on_change)
+        outcome.data = await run_data(outcome.record, outcome.state, store, outcome.forked)
         if options.out is not None and outcome.record.status == "succeeded":
             found = artifacts_in(outcome.data["result"])
             if found:
@@ -146,6 +131,7 @@ async def drive_on(
     begin: Begin,
     model: Model,
     show: Show,
+    on_change: OnChange = "refuse",
 ) -> Outcome:
     """Drive a run on an open store. The first signal stops softly, the second at once."""
     stop = Stop(show)
@@ -155,7 +141,7 @@ async def drive_on(
     since = time.time()
     async with anyio.create_task_group() as tasks:
         await tasks.start(stop.listen)
-        async with engine_for(store, target, model) as engine:
+        async with engine_for(store, target, model, on_change) as engine:
             with stop.scope:
                 async with anyio.create_task_group() as inner:
                     run_id = await begin(engine, inner)
@@ -172,18 +158,20 @@ async def drive_on(
     await _close(model)
     if not run_id:
         raise Problem("stopped before the run began.", 128 + stop.signum)
-    record, state = await Engine(store).state(run_id)
-    if record.status in FINAL:
+    journal = await store.load(run_id)
+    if journal.record.status in FINAL:
         ended, stop.signum = "ended", 0
-    return Outcome(record, state, {}, ended, stop.signum)
+    forked = lineage(journal.record, journal.events)
+    return Outcome(journal.record, fold(journal), {}, ended, stop.signum, forked)
 
 
-def engine_for(store: SqlStore, target: Target, model: Model) -> Engine:
+def engine_for(store: SqlStore, target: Target, model: Model, on_change: OnChange) -> Engine:
     """An engine for one run of one workflow."""
     return Engine(
         store,
         workflows=[target.workflow],
         model=model,
+        on_change=on_change,
         suspend_after_s=SUSPEND_AFTER_S,
         grace_s=GRACE_S,
     )
@@ -246,10 +234,7 @@ def starting(
 
 
 def resuming(
-    run_id: str,
-    database: Database,
-    decision: tuple[str, str, Any] | None = None,
-    on_change: OnChange | None = None,
+    run_id: str, database: Database, decision: tuple[str, str, Any] | None = None
 ) -> Begin:
     """Take up a stored run; `decision`: step, how and value, for an unknown outcome."""
 
@@ -257,19 +242,19 @@ def resuming(
         if decision is not None:
             await engine.decide(run_id, *decision)
         try:
-            return (await engine.take(run_id, on_change=on_change)).id
+            return (await engine.take(run_id)).id
         except RunBusy as error:
             raise busy(run_id, error.owner, error.until, database) from None
 
     return begin
 
 
-def retrying(run_id: str, database: Database, on_change: OnChange | None = None) -> Begin:
+def retrying(run_id: str, database: Database) -> Begin:
     """Reopen the failed steps of a failed run."""
 
     async def begin(engine: Engine, tasks: TaskGroup) -> str:
         try:
-            await engine.retry(run_id, on_change=on_change)
+            await engine.retry(run_id)
         except RunBusy as error:
             raise busy(run_id, error.owner, error.until, database) from None
         return run_id
@@ -322,7 +307,7 @@ def advice(
     record: RunRecord, state: State, database: Database, target: str = "", signum: int = 0
 ) -> list[str]:
     """What the run waits for, and the commands that bring it on."""
-    tail = _tail(record, database, target)
+    tail = command_tail(record, database, target)
     if record.status in ("failed", "quarantined"):
         return [f"finished steps are kept; {_again(state)}: flowkit retry {tail}"]
     if record.status in FINAL:
@@ -364,10 +349,10 @@ def _again(state: State) -> str:
 
 def resume_command(record: RunRecord, database: Database, target: str = "") -> str:
     """The command that takes a stored run up again."""
-    return f"flowkit resume {_tail(record, database, target)}"
+    return f"flowkit resume {command_tail(record, database, target)}"
 
 
-def _tail(record: RunRecord, database: Database, target: str) -> str:
+def command_tail(record: RunRecord, database: Database, target: str) -> str:
     """Run id, target and database, as far as a command must name them."""
     known = known_target(record.workflow)
     shown = (

@@ -14,6 +14,7 @@ from flowkit.cli.config import Database, has_runs, need_runs
 from flowkit.cli.driving import advice, resume_command
 from flowkit.cli.exits import NOT_FOUND, Problem, code_of, complain, say
 from flowkit.cli.follow import Follower, View, answer_in, describe
+from flowkit.cli.lineage import Lineage, lineage, lineage_lines
 from flowkit.cli.results import failure, raw_input, run_data
 from flowkit.cli.step import event_data, print_step, step_data, view_data
 from flowkit.cli.table import Column, print_table
@@ -24,7 +25,7 @@ from flowkit.engine import Engine
 from flowkit.events import FINAL, Event, StepView
 from flowkit.owner import is_gone
 from flowkit.ports import Journal, RunQuery, RunRecord
-from flowkit.rewind import Fold, fold
+from flowkit.rewind import Fold
 from flowkit.state import State
 from flowkit.store import SqlStore
 
@@ -121,6 +122,7 @@ def record_data(record: RunRecord) -> dict[str, Any]:
         "due_at": rfc3339(record.due_at),
         "driven": is_driven(record),
         "events": record.head,
+        "base": record.base,
     }
 
 
@@ -130,16 +132,26 @@ def print_runs(records: Sequence[RunRecord]) -> None:
         [record.run_id, record.workflow, status_of(record), local(record.created_at)]
         for record in records
     ]
+    if any(record.base for record in records):
+        columns.append(Column("FORK OF"))
+        rows = [[*row, record.base or ""] for row, record in zip(rows, records, strict=True)]
     print_table(columns, rows)
 
 
 # ---- show
 
 
-async def load_run(store: SqlStore, ref: str) -> tuple[Journal, State]:
+async def load_run(store: SqlStore, ref: str) -> tuple[Journal, Fold]:
     record = await find_run(store, ref)
     journal = await store.load(record.run_id)
-    return journal, fold(journal)
+    return journal, Fold().apply_all(journal.events)
+
+
+def own_events(journal: Journal, folded: Fold) -> list[Event]:
+    """All that a run has done, and of what it was forked from only what it shares."""
+    shared = {event.seq for event in folded.live}
+    first = journal.record.base_seq
+    return [event for event in journal.events if event.seq > first or event.seq in shared]
 
 
 def show_run(
@@ -148,10 +160,11 @@ def show_run(
     """Print a run, one of its steps, or its events."""
 
     async def work(store: SqlStore) -> int:
-        journal, state = await load_run(store, ref)
-        talk = await Talk.read(journal, state, store)
+        journal, folded = await load_run(store, ref)
+        state, forked = folded.state, lineage(journal.record, journal.events)
+        talk = await Talk.read(own_events(journal, folded), state, store)
         if step is not None:
-            data = await step_data(store, journal, state, step)
+            data = await step_data(store, folded, step)
             said = talk.of(step, state)
             if json:
                 print(to_json({**data, "conversation": conversation_data(said, state)}))
@@ -159,7 +172,7 @@ def show_run(
                 print_step(data)
                 print_conversation(said, state, reasoning=reasoning)
         elif json:
-            whole = await run_data(journal.record, state, store)
+            whole = await run_data(journal.record, state, store, forked)
             whole |= {
                 "driven": is_driven(journal.record),
                 "input": await raw_input(state, store),
@@ -171,7 +184,7 @@ def show_run(
                 whole["events"] = [await event_data(store, event) for event in journal.events]
             print(to_json(whole))
         else:
-            print_run(journal.record, state, database, talk)
+            print_run(journal.record, state, database, talk, forked)
             if events:
                 await print_events(journal.events, store)
         return 0
@@ -179,7 +192,9 @@ def show_run(
     return on_store(database, work)
 
 
-def print_run(record: RunRecord, state: State, database: Database, talk: Talk) -> None:
+def print_run(
+    record: RunRecord, state: State, database: Database, talk: Talk, forked: Lineage | None
+) -> None:
     """Header, final error, steps, what models used, and what to do next."""
     views = state.views()
     done = sum(view.status == "done" for view in views)
@@ -195,10 +210,8 @@ def print_run(record: RunRecord, state: State, database: Database, talk: Talk) -
         ("took" if over else "age", span(until - record.created_at)),
         ("steps", f"{done} of {len(views)} done, {counted(tries, 'attempt')}"),
     ]
-    if record.base is not None:
-        lines.insert(2, ("fork of", f"{record.base}, after its event {record.base_seq}"))
-    if state.model:
-        lines.append(("model", f"{state.model} is asked first"))
+    if forked is not None:
+        lines[2:2] = lineage_lines(forked)
     error = failure(state)
     if error is not None:
         lines.append(("error", str(error)))
@@ -310,8 +323,8 @@ def signals_of(database: Database, ref: str) -> list[str]:
     """The names of the signals that a run's steps wait for, as far as its journal tells."""
 
     async def work(store: SqlStore) -> list[str]:
-        _, state = await load_run(store, ref)
-        waits = [wait for slot in state.by_exec.values() for wait in slot.open_waits()]
+        _, folded = await load_run(store, ref)
+        waits = [wait for slot in folded.state.by_exec.values() for wait in slot.open_waits()]
         return sorted({wait.name for wait in waits if wait.reason == "signal"})
 
     return on_store(database, work)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from flowkit.cli.exits import Problem, say
+from flowkit.cli.lineage import Lineage
 from flowkit.cli.text import rfc3339
 from flowkit.errors import FlowkitError
 from flowkit.events import FINAL, error_of
@@ -91,12 +92,14 @@ def failure(state: State) -> FlowkitError | None:
     return error
 
 
-async def run_data(record: RunRecord, state: State, artifacts: Artifacts) -> dict[str, Any]:
+async def run_data(
+    record: RunRecord, state: State, artifacts: Artifacts, forked: Lineage | None
+) -> dict[str, Any]:
     """A run as one JSON object: what `run --json` and `show --json` begin with."""
     return {
         "run_id": record.run_id,
         "workflow": record.workflow,
-        "forked_from": record.base,
+        "forked_from": forked.data() if forked is not None else None,
         "status": record.status,
         "created_at": rfc3339(record.created_at),
         "ended_at": rfc3339(state.at) if record.status in FINAL else None,

@@ -47,7 +47,7 @@ ReasoningOption = Annotated[
     bool, typer.Option("--reasoning", help="Show models' reasoning whole, not its first words.")
 ]
 OnChangeOption = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--on-change",
         metavar="refuse|rerun|keep",
@@ -89,12 +89,18 @@ def options(
     reasoning: bool = False,
     *,
     shared: bool = False,
+    on_change: str = "refuse",
+    model: str = "",
 ) -> Any:
     from flowkit.cli.config import find_database
+    from flowkit.cli.deploys import policy_of
     from flowkit.cli.driving import Options
     from flowkit.cli.results import Folder
 
     folder = Folder.made(out) if out is not None else None
     if folder is None and shared:
         folder = Folder.made(Path("flowkit-out"), shared=True)
-    return Options(find_database(db), folder, json=json, quiet=quiet, reasoning=reasoning)
+    return Options(
+        find_database(db), folder, json=json, quiet=quiet, reasoning=reasoning,
+        on_change=policy_of(on_change), model=model,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from flowkit.cli.results import raw_slot, raw_value
 from flowkit.cli.text import clean, rfc3339, to_json
 from flowkit.events import Event, StepView
 from flowkit.graph import INPUT
-from flowkit.ports import Journal
+from flowkit.rewind import Fold
 from flowkit.slot import Slot
 from flowkit.state import State
 from flowkit.store import SqlStore
@@ -28,6 +28,7 @@ _STATUS: dict[type[Any], str] = {
     ev.AttemptFailed: "retrying",
     ev.StepFailed: "failed",
     ev.OutcomeUnknown: "unknown",
+    ev.Decided: "done",
     ev.Waiting: "waiting",
 }
 
@@ -47,24 +48,25 @@ def view_data(view: StepView) -> dict[str, Any]:
     }
 
 
-async def step_data(store: SqlStore, journal: Journal, state: State, key: str) -> dict[str, Any]:
-    """Everything about a step, or about the one round or turn that a key names.
+async def step_data(store: SqlStore, folded: Fold, key: str) -> dict[str, Any]:
+    """Everything that holds of a step, or of the one round or turn that a key names.
 
     How it stands, what it gave, what happened to it. A step's own key means all its rounds and turns.
     """
+    state = folded.state
     slot = state.slots.get(key) or state.by_exec.get(key)
     if slot is None or slot.key == INPUT:
-        raise Problem(_unknown(state, key), NOT_FOUND)
+        raise Problem(unknown_step(state, key), NOT_FOUND)
     view = next(each for each in state.views() if each.key in (slot.exec, slot.key))
     if key == slot.key:
         keys = {each for each, other in state.by_exec.items() if other is slot}
-        happened = [event for event in journal.events if event.key in keys | {key}]
+        happened = [event for event in folded.live if event.key in keys | {key}]
         value = await raw_slot(slot, store) if slot.status == "settled" else None
         data = view_data(view)
     else:
-        happened = [event for event in journal.events if event.key == key]
+        happened = [event for event in folded.live if event.key == key]
         value = await _given(happened, store)
-        told = _told_before(journal.events, slot, key)
+        told = _told_before(folded.live, slot, key)
         if slot.planning is not None and key == slot.exec:
             told = list(slot.feedback)
         data = {**view_data(view), **_part(happened, slot, key), "step": key}
@@ -77,7 +79,7 @@ async def step_data(store: SqlStore, journal: Journal, state: State, key: str) -
 
 def _part(happened: Sequence[Event], slot: Slot, key: str) -> dict[str, Any]:
     """One round or turn, from its own events alone."""
-    ends = [each for each in happened if type(each.payload) in _STATUS]
+    ends = [each for each in happened if type(each.payload) in _STATUS and not _is_open(each)]
     tries = {(each.alternative, each.attempt) for each in ends if _took(each) is not None}
     nodes = slot.step.nodes
     return {
@@ -95,6 +97,11 @@ def _part(happened: Sequence[Event], slot: Slot, key: str) -> dict[str, Any]:
         ],
         "detail": "",
     }
+
+
+def _is_open(event: Event) -> bool:
+    """Whether it was decided to go on, not what the outcome is."""
+    return isinstance(event.payload, ev.Decided) and event.payload.how not in ("done", "set")
 
 
 def _took(event: Event) -> float | None:
@@ -124,12 +131,13 @@ def _is_round_of(key: str, slot: Slot) -> bool:
 async def _given(happened: Sequence[Event], store: SqlStore) -> Any:
     """The value that a round or turn gave; None if it gave none."""
     for event in reversed(happened):
-        if isinstance(event.payload, ev.StepDone) and event.payload.value is not None:
-            return await raw_value(event.payload.value, store)
+        payload = event.payload
+        if isinstance(payload, ev.StepDone | ev.Decided) and payload.value is not None:
+            return await raw_value(payload.value, store)
     return None
 
 
-def _unknown(state: State, key: str) -> str:
+def unknown_step(state: State, key: str) -> str:
     """That there is no such step, the names that come near, and how rounds and turns are named."""
     own = [view.key for view in state.views()]
     names = list(dict.fromkeys([*(each for each in state.slots if each != INPUT), *state.by_exec]))

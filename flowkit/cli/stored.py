@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli.exits import Problem, command
+from flowkit.cli.exits import command
 from flowkit.cli.root import (
     DbOption,
     JsonOption,
@@ -43,7 +43,7 @@ def fork(  # noqa: PLR0913  (a command's options)
         str, typer.Option("--model", metavar="NAME", help="The model that the new run asks.")
     ] = "",
     run_id: Annotated[str | None, typer.Option("--run-id", help="The new run's id.")] = None,
-    on_change: OnChangeOption = None,
+    on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
     db: DbOption = None,
@@ -55,27 +55,29 @@ def fork(  # noqa: PLR0913  (a command's options)
     A step is named with its round or turn: write, write@2, plan/t5, plan/t5/search, pages/17.
     """
     from flowkit.cli import driving
+    from flowkit.cli import travel as going_back
     from flowkit.cli.config import find_database
+    from flowkit.cli.deploys import asked_model, load_journal, policy_of
     from flowkit.cli.looking import find_run, on_store
     from flowkit.cli.targets import target_of_run
-    from flowkit.cli.travel import forking, policy_of, values_of
     from flowkit.graph import check_name
+    from flowkit.rewind import fold
 
-    policy, values = policy_of(on_change), values_of(given or [])
+    policy, named = policy_of(on_change), going_back.check_model(model)
     if run_id is not None:
         check_name(run_id, "--run-id")
     database = find_database(db)
     record = on_store(database, lambda store: find_run(store, ref))
-    if record.status == "succeeded" and not (at or values):
-        raise Problem(
-            f"run {record.run_id} has succeeded: say with --at which step is to be done again, or with "
-            f"--set which result is to be another. See flowkit show {record.run_id}."
-        )
     loaded = target_of_run(record.workflow, target)
-    asked = model or driving.asked_model(database, record)
-    begin = forking(record, at or [], values, asked, run_id, policy)
-    told = options(db, out, json, quiet, reasoning)
-    return driving.drive(loaded, told, begin, asked)
+    journal = load_journal(database, record.run_id)
+    values = going_back.read_values(given or [], fold(journal), loaded)
+    wanted = going_back.Wanted(at or [], values, named, run_id, policy)
+    plan = going_back.planned(journal, wanted, loaded, database)
+    asked = named or asked_model(database, record.run_id)
+    told = options(db, out, json, quiet, reasoning, on_change=on_change, model=asked)
+    driving.model_for(loaded, asked)  # one that cannot be asked is refused before anything is said
+    going_back.tell_plan(record.run_id, plan, wanted, quiet=quiet)
+    return driving.drive(loaded, told, going_back.forking(record.run_id, wanted))
 
 
 def diff(
@@ -86,7 +88,7 @@ def diff(
     json: JsonOption = False,
 ) -> int:
     """Compare what two runs came to, step by step; exit code 1 if they differ."""
+    from flowkit.cli.comparing import diff_runs
     from flowkit.cli.config import find_database
-    from flowkit.cli.travel import diff_runs
 
     return diff_runs(find_database(db), first, second, every=every, json=json)

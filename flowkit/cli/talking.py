@@ -9,7 +9,8 @@ from typing import Any
 from flowkit.cli.follow import answer_in
 from flowkit.cli.table import Column, print_table
 from flowkit.cli.text import clean_lines
-from flowkit.ports import Artifacts, Journal
+from flowkit.events import Event
+from flowkit.ports import Artifacts
 from flowkit.state import State
 from flowkit.view.talk import (
     Said,
@@ -32,15 +33,15 @@ class Talk:
     counts: dict[str, int]
 
     @classmethod
-    async def read(cls, journal: Journal, state: State, artifacts: Artifacts) -> Talk:
-        """Of a run's journal; answers that are too large for an event are among the artifacts."""
+    async def read(cls, events: Sequence[Event], state: State, artifacts: Artifacts) -> Talk:
+        """Of a run's events; answers that are too large for an event are among the artifacts."""
         answers = {
             event.seq: answer
-            for event in journal.events
+            for event in events
             if (answer := await answer_in(event, artifacts)) is not None
         }
-        said = talk_of(journal.events, state, answers)
-        return cls(said, usage_of(said), call_counts(journal.events))
+        said = talk_of(events, state, answers)
+        return cls(said, usage_of(said), call_counts(events))
 
     def data(self) -> dict[str, Any]:
         """What `show --json` has of it."""

@@ -251,10 +251,9 @@ def _answers(events: Sequence[Event]) -> Iterator[Value]:
     """What models answered in the attempt that ended last."""
     place = (events[-1].alternative, events[-1].attempt)
     for event in events:
-        payload = event.payload
-        if isinstance(payload, ev.ModelAnswered) and (event.alternative, event.attempt) == place:
-            if payload.value is not None:
-                yield payload.value
+        mine = (event.alternative, event.attempt) == place
+        if mine and isinstance(event.payload, ev.ModelAnswered) and event.payload.value is not None:
+            yield event.payload.value
 
 
 def usage_of(events: Iterable[Event]) -> Usage:

@@ -198,6 +198,7 @@ WARM = """
 import json, os, sys
 import flowkit.cli.app, flowkit.cli.deciding, flowkit.cli.doctor, flowkit.cli.looking, flowkit.nodes
 import flowkit.cli.table, flowkit.model.offline, flowkit.model.openai
+import flowkit.cli.comparing, flowkit.cli.travel
 import networkx, rich.table, sqlalchemy.dialects.sqlite, typer.main
 from flowkit.cli import main
 

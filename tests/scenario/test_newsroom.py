@@ -187,7 +187,7 @@ async def test_usage_and_events_name_the_agents() -> None:
         article = await engine.run(desk.workflow, MILL, run_id="r")
     stored = await store.load("r")
     state = fold(stored)
-    talk = await Talk.read(stored, state, store)
+    talk = await Talk.read(stored.events, state, store)
     assert [(each.agent, each.model) for each in talk.used] == [
         ("researcher", "small"),
         ("writer", "eloquent"),

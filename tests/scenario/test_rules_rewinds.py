@@ -14,6 +14,7 @@ import pytest
 import flowkit.events as ev
 from flowkit import Context, Ref, Reject, VersionMismatch, Workflow, workflow
 from flowkit.changes import OnChange, plan_resume
+from flowkit.errors import RunQuarantined
 from flowkit.events import Event
 from flowkit.fork import plan_fork
 from flowkit.nodes import Plan, Subflow, planner, tool, verifier
@@ -407,3 +408,145 @@ async def test_an_effect_that_happened_in_another_alternative_is_not_done_again_
         assert plan.once == ("card",)
         await (await engine.fork("r", at="amount")).result()
         assert log == ["card 0 1", "card 1 1"], "a fork does it, and says so before"
+
+
+# ---- runs that did not end well, and runs that go back twice
+
+
+async def test_a_quarantined_run_s_fork_goes_on_where_it_stood() -> None:
+    flow, store = two_steps(), memory()
+    async with running(store, Log()) as engine:
+        await engine.run(flow, 10, run_id="r")
+    stored = await store.load("r")
+    copy = await crashed(store, "r", 3)
+    for seq in (4, 5, 6):
+        epoch = await copy.claim("r", f"dead-{seq}", -1.0)
+        assert epoch is not None
+        claimed = Event(seq, stored.events[2].at, ev.Claimed("dead", epoch, "death"))
+        await copy.append("r", [claimed], expect=seq - 1, epoch=epoch)
+    async with running(copy, log := Log(), workflows=[flow]) as engine:
+        with pytest.raises(RunQuarantined):
+            await engine.resume("r")
+        assert await (await engine.fork("r")).result() == 11
+        assert await (await engine.fork("r", at="make")).result() == 11
+        assert sorted(log) == ["make 0 1", "tell 0 1", "tell 0 1"]
+        assert (await engine.handle("r").record()).status == "quarantined"
+
+
+def once() -> Workflow[int, int]:
+    @tool(effect="once")
+    async def pay(ctx: Context, n: int) -> int:
+        note(ctx)
+        return n
+
+    @tool
+    async def tell(ctx: Context, n: int) -> int:
+        note(ctx)
+        return n + 1
+
+    @workflow
+    def once(n: Ref[int]) -> Ref[int]:
+        return tell(pay(n))
+
+    return once
+
+
+async def test_a_fork_of_a_run_with_an_unknown_outcome_asks_too_unless_it_does_the_step_again() -> (
+    None
+):
+    flow, store = once(), memory()
+    async with running(store, Log()) as engine:
+        await engine.run(flow, 1, run_id="r")
+        head = next(e.seq for e in await journal(engine, "r") if e.kind == "intent")
+    copy = await crashed(store, "r", head)
+    async with running(copy, log := Log(), workflows=[flow]) as engine:
+        first = await engine.take("r")
+        await anyio.sleep(10)
+        fork = await engine.fork("r", new_id="f")
+        given = await engine.fork("r", set={"pay": 7})
+        again = await engine.fork("r", at="pay")
+        assert [await given.result(), await again.result()] == [8, 2]
+        await anyio.sleep(10)
+        assert [(await each.record()).status for each in (first, fork)] == ["waiting", "waiting"]
+        await engine.decide("f", "pay", "done", 5)
+        assert await fork.result() == 6
+        assert sorted(log) == ["pay 0 1", "tell 0 1", "tell 0 1", "tell 0 1"]
+        await engine.decide("r", "pay", "repeat")
+        assert await first.result() == 2
+
+
+async def test_recovery_tells_once_of_a_changed_run_and_takes_up_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    old, store = two_steps(), memory()
+    async with running(store, Log()) as engine:
+        await engine.run(old, 10, run_id="r")
+    copy = await crashed(store, "r", 3)
+    waits = asking()
+    async with running(copy, Log(), workflows=[waits]) as engine:
+        await engine.start(waits, 1, run_id="other")
+        await anyio.sleep(10)
+    new = two_steps("2")
+    async with running(copy, log := Log(), workflows=[new, waits], recover=True) as engine:
+        await engine.signal("other", "go", 5)
+        assert await engine.handle("other").result() == 6
+        await anyio.sleep(100)
+        told = [each.message for each in caplog.records if "run r is not resumed" in each.message]
+        assert len(told) == 1
+        with pytest.raises(VersionMismatch):
+            await engine.handle("r").result()
+        assert await engine.resume("r", on_change="rerun") == 21
+        assert sorted(log) == ["ask 0 1", "ask 0 1", "make 0 1", "tell 0 1"]
+
+
+async def test_a_run_goes_back_as_often_as_its_code_changes() -> None:
+    def versions(one: str, two: str) -> Workflow[int, str]:
+        @tool(version=one)
+        async def first(ctx: Context, n: int) -> str:
+            note(ctx)
+            return f"{one}:{ctx.idempotency_key}"
+
+        @tool(version=two)
+        async def second(ctx: Context, text: str) -> str:
+            note(ctx)
+            return f"{text} {two}:{ctx.idempotency_key}"
+
+        @tool
+        async def last(ctx: Context, text: str) -> str:
+            note(ctx)
+            if two != "3":
+                await anyio.sleep(1000)
+            return text
+
+        @workflow
+        def versions(n: Ref[int]) -> Ref[str]:
+            return last(second(first(n)))
+
+        return versions
+
+    store, logs = memory(), list[set[str]]()
+    for pair in (("1", "1"), ("1", "2"), ("2", "2"), ("2", "3")):
+        flow, log = versions(*pair), Log()
+        async with running(store, log, workflows=[flow], on_change="rerun", grace_s=0.1) as engine:
+            run = await engine.start(flow, 1, run_id="r")
+            await anyio.sleep(10)
+            logs.append({entry.split()[0] for entry in log})
+            if pair == ("2", "3"):
+                result = await run.result()
+    assert logs == [
+        {"first", "second", "last"}, {"second", "last"}, {"first", "second", "last"},
+        {"second", "last"},
+    ]  # fmt: skip
+    first, second = result.split()
+    events = (await store.load("r")).events
+    seqs = [event.seq for event in events if isinstance(event.payload, ev.Rewound)]
+    assert len(seqs) == 3
+    assert first == f"2:r/first/0/{seqs[1]}"
+    assert second == f"3:r/second/0/{seqs[2]}"
+    for head in range(seqs[0], len(events)):
+        assert Fold().apply_all(events[:head]).state.seq == head
+    flow = versions("2", "3")
+    async with running(store, log := Log(), workflows=[flow]) as engine:
+        fork = await engine.fork("r", at="second")
+        assert await fork.result() == f"{first} 3:{fork.id}/second/0"
+        assert ran(log) == {"second", "last"}

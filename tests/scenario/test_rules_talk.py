@@ -245,7 +245,7 @@ async def test_an_answer_that_is_too_large_for_an_event_is_read_all_the_same() -
         await engine.run(flow_of(agent()), WHY, run_id="r")
     journal = await store.load("r")
     state = flowkit.rewind.fold(journal)
-    talk = await Talk.read(journal, state, store)
+    talk = await Talk.read(journal.events, state, store)
     assert talk.of("planner", state)[0].message == talk.said[0].message
     assert (talk.said[0].message or says("")).reasoning == "deep " * 30_000
     assert "29,980 words more" in said_lines(talk.said[0], state)[1]
