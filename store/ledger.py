@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy import func as sql
-from sqlalchemy import insert, select, update
 
 from flowkit.errors import JournalConflict
 from flowkit.ports import Message
@@ -21,6 +21,9 @@ from flowkit.store.rules import Batch, Run, message_texts, not_found, read_messa
 from flowkit.store.schema import ARTIFACTS, EVENTS, INBOX, RUNS, names
 
 _KNOWN_MAX = 20_000
+
+# SQLite writes an artifact anew to change when it was put.
+_FRESH_S = 60.0
 
 
 class Ledger:
@@ -158,14 +161,45 @@ class Ledger:
         )  # fmt: skip
         run.waiting[message.id] = message
 
-    def has_artifact(self, sha256: str) -> bool:
-        there = select(ARTIFACTS.c.size).where(ARTIFACTS.c.sha256 == sha256)
+    def has_forks(self, run: Run) -> bool:
+        """Whether another run begins with this one's journal."""
+        self.flush()  # it may still wait to be written
+        there = select(RUNS.c.id).where(RUNS.c.base == run.run_id).limit(1)
         return self.connection.execute(there).first() is not None
 
+    def delete(self, run: Run) -> None:
+        """Delete the run and all that is its own."""
+        self.flush()
+        for table in (EVENTS, INBOX):
+            self.connection.execute(delete(table).where(table.c.run == run.row))
+        self.connection.execute(delete(RUNS).where(RUNS.c.id == run.row))
+        self._runs.pop(run.run_id, None)
+
+    def has_artifact(self, sha256: str) -> bool:
+        return self._put_at(sha256) is not None
+
+    def _put_at(self, sha256: str) -> float | None:
+        # Locked where rows are: it must not be discarded before this transaction ends.
+        put = select(ARTIFACTS.c.put_at).where(ARTIFACTS.c.sha256 == sha256)
+        return self.connection.execute(put.with_for_update()).scalar()
+
     def put(self, sha256: str, data: bytes) -> None:
-        if not self.has_artifact(sha256):
-            row = {"sha256": sha256, "size": len(data), "data": data}
+        now, before = self.now(), self._put_at(sha256)
+        if before is None:
+            row = {"sha256": sha256, "size": len(data), "data": data, "put_at": now}
             self.connection.execute(insert(ARTIFACTS), row)
+        elif before < now - _FRESH_S:
+            same = ARTIFACTS.c.sha256 == sha256
+            self.connection.execute(update(ARTIFACTS).where(same).values(put_at=now))
+
+    def discard(self, sha256: Sequence[str], put_before: float) -> tuple[int, int]:
+        """Delete these artifacts, but those that were put since; how many, and their bytes."""
+        old = (ARTIFACTS.c.sha256.in_(sha256), ARTIFACTS.c.put_at < put_before)
+        asked = select(ARTIFACTS.c.sha256, ARTIFACTS.c.size).where(*old).with_for_update()
+        found = [(name, size) for name, size in self.connection.execute(asked)]
+        names = [name for name, _ in found]
+        self.connection.execute(delete(ARTIFACTS).where(ARTIFACTS.c.sha256.in_(names)))
+        return len(found), sum(size for _, size in found)
 
     def flush(self) -> None:
         """Write what waits: new runs, changed runs, events. Not yet a commit."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from flowkit.errors import StoreUnusable
-from flowkit.events import Event
+from flowkit.events import Event, Status
 from flowkit.ports import Journal, Message, RunQuery, RunRecord
+from flowkit.store.marks import Marks, swept_before
 from flowkit.store.rules import (
     Batch,
     Row,
@@ -36,8 +37,8 @@ class MemoryStore:
         self._now = now
         self._runs: dict[str, Run] = {}
         self._rows: dict[str, list[Row]] = {}
-        self._posted: dict[str, set[str]] = {}
-        self._artifacts: dict[str, bytes] = {}
+        self._posted: dict[str, dict[str, Message]] = {}
+        self._artifacts: dict[str, tuple[bytes, float]] = {}  # with when they were put
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,7 +58,7 @@ class MemoryStore:
             check_base(run, self._runs[run.base].head if run.base in self._runs else None)
         self._runs[new.run_id] = new
         self._rows[new.run_id] = []
-        self._posted[new.run_id] = set()
+        self._posted[new.run_id] = {}
 
     async def append(
         self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
@@ -99,8 +100,7 @@ class MemoryStore:
         name, value = message_texts(message)
         run = self._run(run_id)
         if message.id not in self._posted[run_id]:
-            self._posted[run_id].add(message.id)
-            run.waiting[message.id] = read_message(
+            self._posted[run_id][message.id] = run.waiting[message.id] = read_message(
                 message.id, message.kind, name, value, message.how
             )
 
@@ -114,16 +114,75 @@ class MemoryStore:
         """Store the bytes; their SHA-256 as hex."""
         await cancel_shielded_checkpoint()
         sha256 = hashlib.sha256(data).hexdigest()
-        self._artifacts[sha256] = bytes(data)
+        self._artifacts[sha256] = bytes(data), self._now()
         return sha256
 
     async def get(self, sha256: str) -> bytes:
         """The bytes; `StoreUnusable` if they are not there."""
         await cancel_shielded_checkpoint()
         try:
-            return self._artifacts[sha256]
+            return self._artifacts[sha256][0]
         except KeyError:
             raise StoreUnusable(f"artifact {sha256[:80]!r} is not in this store") from None
+
+    async def ended(self, before: Mapping[Status, float]) -> Sequence[str]:
+        await cancel_shielded_checkpoint()
+        found: list[str] = []
+        for status, at in before.items():
+            runs = [run for run in reversed(self._runs.values()) if run.status == status]
+            runs.sort(key=lambda run: run.created_at, reverse=True)
+            found += [run.run_id for run in runs if self._last_at(run) < at]
+        return found
+
+    def _last_at(self, run: Run) -> float:
+        rows = self._rows[run.run_id]
+        return rows[-1][1] if rows else run.created_at
+
+    async def forks(self) -> Sequence[tuple[str, str]]:
+        await cancel_shielded_checkpoint()
+        return [(run.run_id, run.base) for run in self._runs.values() if run.base is not None]
+
+    async def delete(self, run_ids: Sequence[str]) -> Sequence[str]:
+        await cancel_shielded_checkpoint()
+        deleted: list[str] = []
+        for run_id in run_ids:
+            run = self._runs.get(run_id)
+            if run is None or not run.may_go(self._now()):
+                continue
+            if any(other.base == run_id for other in self._runs.values()):
+                continue
+            for kept in (self._runs, self._rows, self._posted):
+                del kept[run_id]
+            deleted.append(run_id)
+        return deleted
+
+    async def sweep(self, without: Sequence[str] | None = None) -> tuple[int, int]:
+        await cancel_shielded_checkpoint()
+        now = self._now()
+        held = [run.created_at for run in self._runs.values() if run.is_held(now)]
+        before = swept_before(now, min(held, default=None))
+        marks = Marks(name for name, (_, put_at) in self._artifacts.items() if put_at < before)
+        for name, (_, put_at) in self._artifacts.items():
+            if put_at >= before:
+                marks.keep(name)
+        for run_id in self._runs:
+            if run_id not in (without or ()):
+                for row in self._rows[run_id]:
+                    marks.look(*row[-2:])
+                for message in self._posted[run_id].values():
+                    marks.look(*message_texts(message))
+        while marks.todo:
+            marks.look(self._artifacts[marks.todo.pop()][0])
+        size = sum(len(self._artifacts[name][0]) for name in marks.old)
+        if without is None:
+            for name in marks.old:
+                del self._artifacts[name]
+        return len(marks.old), size
+
+    async def vacuum(self) -> tuple[int, int]:
+        """Nothing of it is on a disk."""
+        await cancel_shielded_checkpoint()
+        return 0, 0
 
     def _run(self, run_id: str) -> Run:
         try:

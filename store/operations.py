@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from flowkit.errors import JournalConflict
 from flowkit.ports import Message, RunRecord
 from flowkit.store.ledger import Ledger
 from flowkit.store.rules import Batch, Run, check_base, exists
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -48,10 +50,11 @@ class Create:
 
     def landed(self, ledger: Ledger) -> bool:
         run, record = ledger.find(self.record.run_id), self.record
-        return run is not None and (run.workflow, run.input_hash, run.created_at) == (
-            record.workflow,
-            record.input_hash,
-            record.created_at,
+        wanted = (record.workflow, record.input_hash, record.created_at)
+        return (
+            run is not None
+            and (run.workflow, run.input_hash, run.created_at) == wanted
+            and (run.base, run.base_seq) == (record.base, record.base_seq)
         )
 
 
@@ -153,3 +156,56 @@ class Put:
 
     def landed(self, ledger: Ledger) -> bool:
         return ledger.has_artifact(self.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    run_id: str
+
+    def apply(self, ledger: Ledger) -> bool:
+        try:
+            run = ledger.find(self.run_id)
+        except JournalConflict:  # whether it has ended cannot be read
+            return False
+        if run is None or not run.may_go(ledger.now()) or ledger.has_forks(run):
+            return False
+        ledger.delete(run)
+        return True
+
+    def landed(self, ledger: Ledger) -> bool:
+        return ledger.find(self.run_id) is None
+
+
+@dataclass(frozen=True, slots=True)
+class Errand(Generic[T]):
+    """What is done outside of transactions, alone in its batch."""
+
+    work: Callable[[], T]
+
+    @property
+    def run_id(self) -> str:
+        return ""
+
+    def apply(self, ledger: Ledger) -> T:
+        return self.work()
+
+    def landed(self, ledger: Ledger) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Delete artifacts that were not put since; how many, and their bytes."""
+
+    sha256: Sequence[str]
+    put_before: float
+
+    @property
+    def run_id(self) -> str:
+        return ""
+
+    def apply(self, ledger: Ledger) -> tuple[int, int]:
+        return ledger.discard(self.sha256, self.put_before)
+
+    def landed(self, ledger: Ledger) -> bool:
+        return not any(map(ledger.has_artifact, self.sha256))

@@ -100,6 +100,18 @@ class Place(Protocol):
         """Do what only reads, in a transaction that sees one state of the database."""
         ...
 
+    @property
+    def vacuum_locks(self) -> bool:
+        """Whether nobody can write while it is vacuumed."""
+        ...
+
+    def vacuum(self, alone: bool) -> tuple[int, int]:
+        """Give free space back, on a connection of its own; the bytes before and after.
+
+        `alone`: no other process drives runs.
+        """
+        ...
+
     def close(self) -> None:
         """Close the connections that read; nobody reads now."""
         ...

@@ -78,6 +78,13 @@ _IDS: Any = (
     f"SELECT nextval(pg_get_serial_sequence('{RUNS.name}', 'id')) FROM generate_series(1, %s)"
 )
 
+_TABLES = [table.name for table in schema.METADATA.sorted_tables]
+_BYTES: Any = (
+    f"SELECT sum(pg_total_relation_size(name::regclass))::bigint "
+    f"FROM unnest(ARRAY{_TABLES}) AS name"
+)
+_VACUUM: Any = f"VACUUM (SKIP_LOCKED) {', '.join(_TABLES)}"
+
 _MOMENTS = (
     errors.DeadlockDetected,
     errors.SerializationFailure,
@@ -141,6 +148,7 @@ class Postgres:
     """The place of a store in a PostgreSQL database."""
 
     failures = (SQLAlchemyError, psycopg.Error)
+    vacuum_locks = False
 
     def __init__(self, url: URL, durability: Durability) -> None:
         if url.drivername not in ("postgresql", "postgresql+psycopg"):
@@ -231,6 +239,14 @@ class Postgres:
                     lent.invalidate()
         with closing(self.readers.connect()) as lent:
             return work(_ask(cast("psycopg.Connection[Stored]", lent.dbapi_connection)))
+
+    def vacuum(self, alone: bool) -> tuple[int, int]:
+        with self.engine.connect() as connection:
+            dbapi = _raw(connection)
+            before = dbapi.execute(_BYTES).fetchall()
+            dbapi.execute(_VACUUM)
+            after = dbapi.execute(_BYTES).fetchall()
+        return before[0][0], after[0][0]
 
     def close(self) -> None:
         self.readers.dispose()

@@ -111,16 +111,15 @@ def _event_row(event: Event) -> Row:
     return event.seq, event.at, kind, key, event.alternative, event.attempt, data, value
 
 
-def read_events(run_id: str, rows: Iterable[Sequence[Any]], after: int) -> list[Event]:
+def read_events(
+    run_id: str, rows: Iterable[Sequence[Any]], after: int, head: int = 0
+) -> list[Event]:
     """The events of stored rows; raises `JournalConflict` where one is missing or unreadable."""
     events: list[Event] = []
     for place, row in enumerate(rows, after + 1):
         seq, at, kind, key, alternative, attempt, data, value = row
         if seq != place:
-            raise JournalConflict(
-                f"the journal of run {run_id!r} is damaged: event {place} is missing. "
-                f"Restore the database from a backup; do not repair it by hand."
-            )
+            raise _missing(run_id, place)
         try:
             payload = decode(kind, data, value)
         except (ValueError, TypeError, RecursionError) as error:
@@ -129,7 +128,16 @@ def read_events(run_id: str, rows: Iterable[Sequence[Any]], after: int) -> list[
                 f"was written by a newer flowkit: resume the run with that version."
             ) from error
         events.append(Event(seq, at, payload, key, alternative, attempt))
+    if after + len(events) < head:  # the end of what it began with
+        raise _missing(run_id, after + len(events) + 1)
     return events
+
+
+def _missing(run_id: str, place: int) -> JournalConflict:
+    return JournalConflict(
+        f"the journal of run {run_id!r} is damaged: event {place} is missing. "
+        f"Restore the database from a backup; do not repair it by hand."
+    )
 
 
 def message_texts(message: Message) -> tuple[str, str | None]:
@@ -178,6 +186,10 @@ class Run:
     def of(cls, record: RunRecord) -> Run:
         texts = (record.run_id, record.workflow, record.input_hash, record.owner, record.base)
         check_texts("run", *texts)
+        if record.base is None and record.base_seq:
+            raise ValueRefused(
+                f"run {record.run_id!r}: base_seq={record.base_seq} needs a base, the run that it is of"
+            )
         return cls(
             record.run_id, record.workflow, record.input_hash, record.created_at, record.status,
             record.due_at, record.owner, record.epoch, record.lease_until, record.base,
@@ -197,6 +209,7 @@ class Run:
             status not in ACTIVE | FINAL
             or not all(isinstance(text, str) for text in texts)
             or not all(isinstance(number, int | float) for number in numbers)
+            or head < (base_seq or 0)
         ):
             raise JournalConflict(
                 f"the row of run {run_id!r} is damaged. Restore the database from a backup."
@@ -261,6 +274,14 @@ class Run:
         if self.owner is None or self.lease_until is None or self.lease_until < now:
             return True
         return is_gone(self.owner)
+
+    def is_held(self, now: float) -> bool:
+        """Whether somebody drives the run, as far as its lease tells."""
+        return self.status in ACTIVE and self.lease_until is not None and self.lease_until >= now
+
+    def may_go(self, now: float) -> bool:
+        """Whether the run may be deleted, as far as it is up to itself."""
+        return self.status in FINAL and self.is_free(now)
 
     def renew(self, epoch: int, lease_s: float, now: float) -> bool:
         """Extend the lease; whether it was still held."""

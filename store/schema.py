@@ -7,8 +7,9 @@ Every table and every index begins with a page of 16 KB, so there are few of the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -47,7 +48,9 @@ SCHEMA = Table(
 
 
 def _runs(metadata: MetaData, schema: int) -> Table:
-    later = (Column("base", String), Column("base_seq", BigInteger)) if schema >= 2 else ()
+    later: list[Column[Any]] = []
+    if schema >= 2:
+        later = [Column("base", String), Column("base_seq", BigInteger)]
     return Table(
         "flowkit_runs",
         metadata,
@@ -100,29 +103,50 @@ INBOX = Table(
     sqlite_with_rowid=False,
 )
 
-ARTIFACTS = Table(
-    "flowkit_artifacts",
-    METADATA,
-    Column("sha256", String(64), primary_key=True),
-    Column("size", BigInteger, nullable=False),
-    Column("data", LargeBinary, nullable=False),
-    sqlite_with_rowid=False,
-)
+
+def _artifacts(metadata: MetaData, schema: int) -> Table:
+    # Behind the data, where a column is added without rewriting them.
+    later: list[Column[Any]] = []
+    if schema >= 2:
+        later = [Column("put_at", Float, nullable=False)]
+    return Table(
+        "flowkit_artifacts",
+        metadata,
+        Column("sha256", String(64), primary_key=True),
+        Column("size", BigInteger, nullable=False),
+        Column("data", LargeBinary, nullable=False),
+        *later,
+        sqlite_with_rowid=False,
+    )
+
+
+ARTIFACTS = _artifacts(METADATA, 2)
 
 
 def _create(connection: Connection) -> None:
     """The tables as they were in schema 1; METADATA always shows the newest."""
     first = MetaData()
     _runs(first, 1)
-    for table in (SCHEMA, EVENTS, INBOX, ARTIFACTS):
+    _artifacts(first, 1)
+    for table in (SCHEMA, EVENTS, INBOX):
         table.to_metadata(first)
     first.create_all(connection, checkfirst=False)
 
 
 def _add_bases(connection: Connection) -> None:
-    """A run may begin with another run's journal."""
+    """A run may begin with another run's journal; and it is known when an artifact was put.
+
+    What is there counts as put now: a run in flight may be about to refer to it. So does what a process
+    of an older version puts while it still has the database open.
+    """
     for column in ("base VARCHAR", "base_seq BIGINT"):
         connection.exec_driver_sql(f"ALTER TABLE {RUNS.name} ADD COLUMN {column}")
+    # Few runs have a base, and to delete a run is to ask for those that begin with it.
+    connection.exec_driver_sql(
+        f"CREATE INDEX flowkit_runs_base ON {RUNS.name} (base) WHERE base IS NOT NULL"
+    )
+    put_at = f"put_at FLOAT NOT NULL DEFAULT {time.time():.0f}"
+    connection.exec_driver_sql(f"ALTER TABLE {ARTIFACTS.name} ADD COLUMN {put_at}")
 
 
 # A migration is never changed once it is released.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,12 +17,13 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from flowkit.errors import JournalConflict, StoreUnusable
-from flowkit.events import Event
+from flowkit.events import Event, Status
 from flowkit.owner import is_gone
 from flowkit.ports import Journal, Message, RunQuery, RunRecord
 from flowkit.store import operations as ops
 from flowkit.store import statements
 from flowkit.store.ledger import Ledger
+from flowkit.store.marks import swept_before
 from flowkit.store.place import READERS, Ask, Durability, Place, Stored
 from flowkit.store.rules import (
     ACTIVE,
@@ -34,11 +35,18 @@ from flowkit.store.rules import (
     read_events,
 )
 from flowkit.store.sqlite import SqliteFile, path_of
+from flowkit.store.sweeping import portions, unreferenced
 from flowkit.store.writer import Writer, closed
 
 T = TypeVar("T")
 
 _INT_MAX = 2**63 - 1
+
+_ASKED_MAX = 500
+
+# What one transaction deletes, so that an append that comes meanwhile does not wait for long.
+_DELETED_ROWS_MAX = 2_000
+_DISCARDED_BYTES_MAX = 8 << 20
 
 
 class SqlStore:
@@ -169,6 +177,50 @@ class SqlStore:
         await writer.submit(ops.Put(sha256, data))
         return sha256
 
+    async def ended(self, before: Mapping[Status, float]) -> Sequence[str]:
+        return await self._read(partial(_ended, before=before))
+
+    async def forks(self) -> Sequence[tuple[str, str]]:
+        return await self._read(_forks)
+
+    async def delete(self, run_ids: Sequence[str]) -> Sequence[str]:
+        writer = await self._open()
+        sizes = await self._read(partial(_sizes, run_ids=run_ids))
+        deleted: list[str] = []
+        for portion in portions(sizes, _DELETED_ROWS_MAX):
+            async with _paced():
+                done = await writer.submit_all([ops.Delete(run_id) for run_id in portion])
+            deleted += [run_id for run_id, gone in zip(portion, done, strict=True) if gone]
+        return deleted
+
+    async def sweep(self, without: Sequence[str] | None = None) -> tuple[int, int]:
+        writer = await self._open()
+        now = self._now()
+        before = swept_before(now, await self._read(partial(_held_since, now=now)))
+        sizes = await unreferenced(self._read, before, without or ())
+        if without is not None:
+            return len(sizes), sum(sizes.values())
+        count = size = 0
+        for portion in portions(sizes, _DISCARDED_BYTES_MAX):
+            async with _paced():
+                done = await writer.submit(ops.Discard(portion, before))
+            count, size = count + done[0], size + done[1]
+        return count, size
+
+    async def vacuum(self) -> tuple[int, int]:
+        writer = await self._open()
+        alone = writer.drove or not await self._read(partial(_held_since, now=self._now()))
+        work = partial(self._vacuum, alone)
+        if self._place.vacuum_locks:  # so nobody here runs into the lock
+            return await writer.alone(ops.Errand(work))
+        return await to_thread.run_sync(work)
+
+    def _vacuum(self, alone: bool) -> tuple[int, int]:
+        try:
+            return self._place.vacuum(alone)
+        except self._place.failures as error:
+            raise self._place.explain(error, "vacuum; nothing was lost") from error
+
     async def load(self, run_id: str, *, after: int = 0) -> Journal:
         after = min(max(after, 0), _INT_MAX)
         return await self._read(partial(_load, run_id=_known(run_id), after=after))
@@ -222,11 +274,25 @@ def _place_of(target: str, durability: Durability) -> Place:
 
 def _known(run_id: str) -> str:
     """The id itself, if a run can have it."""
+    if not _is_storable(run_id):
+        raise not_found(run_id)
+    return run_id
+
+
+def _is_storable(run_id: str) -> bool:
     try:
         check_texts("run", run_id)
     except ValueError:
-        raise not_found(run_id) from None
-    return run_id
+        return False
+    return True
+
+
+@asynccontextmanager
+async def _paced() -> AsyncGenerator[None]:
+    """Rest as long as the work has taken: who waits for SQLite's lock only looks now and then."""
+    began = time.perf_counter()
+    yield
+    await anyio.sleep(time.perf_counter() - began)
 
 
 def _no_artifact(sha256: str) -> StoreUnusable:
@@ -245,18 +311,52 @@ def _load(ask: Ask, run_id: str, after: int) -> Journal:
     rows = ask(statements.EVENTS_AFTER, (run.row, after))
     if after < run.base_seq:
         rows = chain(_beginning(ask, run, after), rows)
-    return Journal(run.record(), read_events(run_id, rows, after))
+    return Journal(run.record(), read_events(run_id, rows, after, run.head))
 
 
 def _beginning(ask: Ask, run: Run, after: int) -> Iterator[Stored]:
     """What a run began with: rows of the run that it was forked from, and of that one's base."""
-    found = next(ask(statements.RUN, (run.base,)), None)
-    if found is None:
-        return  # `read_events` says what is missing
-    base = Run.read(found)
-    if after < base.base_seq:
-        yield from _beginning(ask, replace(base, base_seq=min(base.base_seq, run.base_seq)), after)
-    yield from ask(statements.EVENTS_BETWEEN, (base.row, after, run.base_seq))
+    parts: dict[int, Iterator[Stored]] = {}
+    name, until = run.base, run.base_seq
+    while after < until:
+        found = next(ask(statements.RUN, (name,)), None)
+        if found is None:
+            break  # `read_events` says what is missing
+        base = Run.read(found)
+        if base.row in parts:
+            break  # damaged: it begins with itself
+        parts[base.row] = ask(statements.EVENTS_BETWEEN, (base.row, after, until))
+        name, until = base.base, min(until, base.base_seq)
+    # No generator: one that is left half way would be closed after the connection.
+    return chain.from_iterable(reversed(parts.values()))
+
+
+def _ended(ask: Ask, before: Mapping[Status, float]) -> list[str]:
+    found: list[str] = []
+    for status, at in before.items():
+        found += [run_id for (run_id,) in ask(statements.ENDED, (status, at))]
+    return found
+
+
+def _forks(ask: Ask) -> list[tuple[str, str]]:
+    return [(run_id, base) for run_id, base in ask(statements.FORKS, ())]
+
+
+def _sizes(ask: Ask, run_ids: Sequence[str]) -> dict[str, int]:
+    """How many rows each of these runs has; without those that there are not."""
+    wanted = list(filter(_is_storable, run_ids))
+    sizes: dict[str, int] = {}
+    for start in range(0, len(wanted), _ASKED_MAX):
+        asked = wanted[start : start + _ASKED_MAX]
+        for run_id, rows in ask(statements.sizes(len(asked)), asked):
+            sizes[run_id] = rows
+    return {run_id: sizes[run_id] for run_id in wanted if run_id in sizes}
+
+
+def _held_since(ask: Ask, now: float) -> float | None:
+    """When the oldest of the runs was created that are driven by somebody; None if none is."""
+    since: float | None = next(ask(statements.HELD_SINCE, (*sorted(ACTIVE), now)))[0]
+    return since
 
 
 def _artifact(ask: Ask, sha256: str) -> bytes:

@@ -326,6 +326,7 @@ class SqliteFile:
     """The place of a store in a file."""
 
     failures = (*FAILURES, OverflowError, UnicodeError)
+    vacuum_locks = True
 
     def __init__(self, path: Path, durability: Durability) -> None:
         self.path = path
@@ -370,6 +371,22 @@ class SqliteFile:
         # are asked for, so that a long journal is never in memory twice.
         with reading(self.readers) as dbapi:
             return work(dbapi.execute)
+
+    def vacuum(self, alone: bool) -> tuple[int, int]:
+        before = self._bytes()
+        with self.engine.connect() as connection:
+            dbapi = raw(connection)
+            dbapi.execute("VACUUM")
+            # All of it is in the log now. Who drives runs moves it into the file and cuts that off;
+            # see `write_engine` for why nobody else does at the same time.
+            if alone:
+                dbapi.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return before, self._bytes()
+
+    def _bytes(self) -> int:
+        """The size of the file, and of its log."""
+        log = Path(f"{self.path}-wal")
+        return self.path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
     def close(self) -> None:
         self.readers.dispose()

@@ -53,6 +53,27 @@ EVENTS_BETWEEN = (
     f"WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq"
 )
 
+EVENTS_FROM = f"SELECT id, run, data, value FROM {EVENTS.name} WHERE id > ? ORDER BY id LIMIT ?"
+"""Events of all runs in the order they came, from one on."""
+
+MESSAGES_FROM = (
+    f"SELECT run, id, name, value FROM {INBOX.name} WHERE (run, id) > (?, ?) "
+    f"ORDER BY run, id LIMIT ?"
+)
+
+ARTIFACTS_FROM = (
+    f"SELECT sha256, size, put_at FROM {ARTIFACTS.name} WHERE sha256 > ? ORDER BY sha256 LIMIT ?"
+)
+
+FORKS = f"SELECT run_id, base FROM {RUNS.name} WHERE base IS NOT NULL"
+
+ENDED = (
+    f"SELECT run_id FROM {RUNS.name} WHERE status = ? AND coalesce((SELECT at FROM {EVENTS.name} "
+    f"WHERE run = {RUNS.name}.id ORDER BY seq DESC LIMIT 1), created_at) < ? "
+    f"ORDER BY created_at DESC, id DESC"
+)
+"""The runs of a status whose last event was before a time, newest first."""
+
 ARTIFACT = f"SELECT data FROM {ARTIFACTS.name} WHERE sha256 = ?"
 
 
@@ -91,6 +112,17 @@ def runs(count: int) -> str:
     return f"{RUNS_WHERE} run_id IN ({_marks(count)})"
 
 
+def sizes(count: int) -> str:
+    """The ids of so many runs, each with the number of rows that are its own."""
+    own = f"(SELECT count(*) FROM {EVENTS.name} WHERE run = {RUNS.name}.id)"
+    return f"SELECT run_id, {own} + 1 FROM {RUNS.name} WHERE run_id IN ({_marks(count)})"
+
+
+def ids(count: int) -> str:
+    """The numbers of so many runs."""
+    return f"SELECT id FROM {RUNS.name} WHERE run_id IN ({_marks(count)})"
+
+
 def waiting(count: int) -> str:
     """The messages that wait for so many runs, in the order they came."""
     return (
@@ -104,6 +136,12 @@ OWNERS = (
     f"WHERE status IN ({_marks(len(ACTIVE))}) AND lease_until >= ? AND owner IS NOT NULL"
 )
 """Who holds a run that has not ended."""
+
+HELD_SINCE = (
+    f"SELECT min(created_at) FROM {RUNS.name} "
+    f"WHERE status IN ({_marks(len(ACTIVE))}) AND lease_until >= ?"
+)
+"""When the oldest run that somebody holds was created."""
 
 
 def listing(query: RunQuery, gone: Collection[str]) -> tuple[str, list[Any]]:

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, RootTransaction
 from flowkit.errors import FlowkitError, JournalConflict, StoreError, StoreUnusable, ValueRefused
 from flowkit.shield import wait_shielded
 from flowkit.store.ledger import Ledger
-from flowkit.store.operations import Operation
+from flowkit.store.operations import Errand, Operation
 from flowkit.store.place import Place, Session, origin
 
 T = TypeVar("T")
@@ -51,6 +51,11 @@ class _Item:
             self.result = self.operation.apply(ledger)
         except FlowkitError as error:
             self.error = error
+
+    def outcome(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.result
 
 
 class _Batch:
@@ -95,24 +100,47 @@ class Writer:
         self._take(session)
         self._thread.start()
 
+    @property
+    def drove(self) -> bool:
+        """Whether runs are driven from here."""
+        return self._ledger.drove
+
     async def submit(self, operation: Operation[T]) -> T:
         """Have an operation committed; its result, or its error.
 
         A caller that is cancelled meanwhile still waits, so that it knows what was written.
         """
         item = _Item(operation)
+        await wait_shielded(self._enqueue(item).done)
+        return cast(T, item.outcome())
+
+    async def submit_all(self, operations: Sequence[Operation[T]]) -> list[T]:
+        """Have operations committed together; their results, or the first error."""
+        items = list(map(_Item, operations))
+        await wait_shielded(self._enqueue(*items).done)
+        return [cast(T, item.outcome()) for item in items]
+
+    async def alone(self, errand: Errand[T]) -> T:
+        """Do something between two transactions: nothing is written from here meanwhile."""
+        batch = _Batch()
+        batch.items.append(item := _Item(errand))
+        with self._gate:
+            if self._ended:
+                raise closed(self._place.name)
+            self._send(batch)
+        await wait_shielded(batch.done)
+        return cast(T, item.outcome())
+
+    def _enqueue(self, *items: _Item) -> _Batch:
         with self._gate:
             if self._ended:
                 raise closed(self._place.name)
             batch = self._gathering or self._gather()
-            batch.items.append(item)
-            if len(batch.items) == BATCH_MAX:
+            batch.items.extend(items)
+            if len(batch.items) >= BATCH_MAX:
                 self._gathering = None
                 self._send(batch)
-        await wait_shielded(batch.done)
-        if item.error is not None:
-            raise item.error
-        return cast(T, item.result)
+            return batch
 
     def _gather(self) -> _Batch:
         """A new batch. Where several tasks write at once, it goes when all that can run now have run.
@@ -150,7 +178,10 @@ class Writer:
         batch: _Batch | None = None
         try:
             while batch := self._next():
-                self._commit(batch.items)
+                if isinstance(batch.items[0].operation, Errand):
+                    batch.items[0].apply(self._ledger)
+                else:
+                    self._commit(batch.items)
                 batch.wake()
                 if self._ledger.drove and self._session:
                     self._session.drive()
