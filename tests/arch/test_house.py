@@ -28,6 +28,7 @@ ABOVE_THE_CORE = (
     "service",
     "engines",
     "testing",
+    "history",
     "view",
     "model",
 )  # folders, or modules, of flowkit/
