@@ -91,7 +91,7 @@ class JournaledModel(ModelHandle):
         return self._asking.models
 
     async def respond(self, request: ModelRequest, *, purpose: str = "") -> ModelAnswer:
-        key = self._key(request)
+        key = self.key(request)
         problem = ModelError("no model was asked")
         for model in self._need():
             for tried in count(1):
@@ -136,7 +136,7 @@ class JournaledModel(ModelHandle):
             usage=answer.usage if answer else Usage(), purpose=purpose, last_turn=asking.last_turn,
         )  # fmt: skip
 
-    def _key(self, request: ModelRequest) -> str:
+    def key(self, request: ModelRequest) -> str:
         """Hash of all that is asked, the deadline apart."""
         rest = compact([request.tools, request.schema, request.schema_name, request.settings])
         for message in reversed(request.messages):  # what is new stands at the end

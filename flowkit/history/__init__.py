@@ -1,1 +1,4 @@
-"""What can be done with stored runs beside driving them: compare two, and carry one elsewhere."""
+"""What is done with whole runs that are stored, beside driving them: compare two, carry one elsewhere.
+
+Knows stores by their protocols only, and drives nothing.
+"""
