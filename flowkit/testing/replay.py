@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar, cast
 import anyio
 
 import flowkit.events as ev
-from flowkit.dsl import Workflow, describe_change
+from flowkit.changes import describe_change
+from flowkit.dsl import Workflow
 from flowkit.engine import Engine
 from flowkit.errors import DeclarationError, FlowkitError
 from flowkit.events import Event
