@@ -198,6 +198,7 @@ class Hosting:
                 ended = outcome
         finally:
             self.drivers.pop(run_id, None)
+            driver.begun.set()  # now, so that who tries again does not find this one still there
             self._driver_left.set()
             if ended == "waiting":
                 self._parked.add(run_id)
@@ -311,7 +312,10 @@ def fold(journal: Journal) -> State:
     """The state of a stored run."""
     state = State()
     for event in journal.events:
-        state.apply(event)
+        try:
+            state.apply(event)
+        except (LookupError, AttributeError) as error:  # a graph that is JSON, but holds nonsense
+            raise JournalConflict(f"event {event.seq} is damaged: {error!r}") from error
     return state
 
 
