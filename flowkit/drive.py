@@ -77,7 +77,8 @@ class Driver(Commits):
         self._wake = anyio.Event()
         self._signalled: anyio.Event | None = None
         self._durable = state.seq
-        self._beginning = anyio.Event()
+        self.begun = anyio.Event()
+        """The first facts are on disk, or this driver is gone without them; who hosts it says the latter."""
         self._tasks: TaskGroup | None = None
         self._draining = False
         self._unloading = False
@@ -92,12 +93,11 @@ class Driver(Commits):
             self._tasks = tasks
             try:
                 await self.commit(())
-                self._beginning.set()
+                self.begun.set()
                 ended = await self._attend()
             except LeaseLost:
                 pass  # the new owner goes on; nothing of ours is written any more
             finally:
-                self._beginning.set()
                 self._stop_all("released")
                 tasks.cancel_scope.cancel()
         self._audience = None  # it holds on to the result: without the cycle both go at once
@@ -198,7 +198,7 @@ class Driver(Commits):
 
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
-        await self._beginning.wait()
+        await self.begun.wait()
         if self.broken is not None and self.state.ended is None:
             raise self.broken
 
@@ -302,7 +302,7 @@ class Driver(Commits):
         It reads nothing that is not on disk; only its place in `parallel_max` was taken until now.
         With the claim come messages that waited for an owner, so nothing starts before it.
         """
-        if self._draining or self._unloading or not self._beginning.is_set():
+        if self._draining or self._unloading or not self.begun.is_set():
             return
         early = [each for each in starts if each.slot.since <= durable and not each.last]
         self._start(early, self._resting - self._leads)

@@ -209,8 +209,9 @@ class Engine:
         deadline = now + deadline_s if deadline_s is not None else None
         begin = ev.RunStarted(workflow.name, workflow.bound(), stored, budget or Budget(), deadline)
         if run_id in hosting.drivers:
+            handle = RunHandle[R](self, run_id)  # before we wait: the driver may fail meanwhile
             await self._check_same(record)
-            return RunHandle(self, run_id)
+            return handle
         try:
             async with hosting.taken(run_id):
                 await self.store.create(record)

@@ -287,6 +287,7 @@ class Hosting:
                 ended = outcome
         finally:
             self.drivers.pop(run_id, None)
+            driver.begun.set()  # now, so that who tries again does not find this one still there
             self._driver_left.set()
             if ended == "waiting":
                 self._parked.add(run_id)

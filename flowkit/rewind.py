@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import flowkit.events as ev
+from flowkit.errors import JournalConflict
 from flowkit.events import Event, Fact
 from flowkit.graph import Graph, NodeSpec
 from flowkit.ports import Journal
@@ -32,11 +33,14 @@ class Fold:
 
     def apply(self, event: Event) -> None:
         """Fold one event; `JournalConflict` when it cannot follow what came before."""
-        if isinstance(event.payload, ev.Rewound):
-            self.state, self.live, _ = rewind(self, event, event.payload)
-        else:
-            self.state.apply(event)
-            self.live.append(event)
+        try:
+            if isinstance(event.payload, ev.Rewound):
+                self.state, self.live, _ = rewind(self, event, event.payload)
+            else:
+                self.state.apply(event)
+                self.live.append(event)
+        except (LookupError, AttributeError) as error:  # a graph that is JSON, but holds nonsense
+            raise JournalConflict(f"event {event.seq} is damaged: {error!r}") from error
 
     def apply_all(self, events: Iterable[Event]) -> Fold:
         for event in events:

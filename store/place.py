@@ -92,8 +92,12 @@ class Place(Protocol):
         """Connect for the first time and bring the tables up to date."""
         ...
 
-    def reopen(self) -> Session:
-        """Connect again. After a COMMIT that failed, its transaction has ended before `look` does."""
+    def reopen(self, *, unsure: bool = False) -> Session:
+        """Connect again.
+
+        `unsure`: a COMMIT has failed since. Its transaction has ended before `look` does, and what is
+        found of it then is as durable as what was acknowledged.
+        """
         ...
 
     def read(self, work: Callable[[Ask], T]) -> T:

@@ -223,7 +223,7 @@ class Postgres:
             )
         schema.migrate(connection, self.name, lock=_MIGRATING)
 
-    def reopen(self) -> PostgresSession:
+    def reopen(self, *, unsure: bool = False) -> PostgresSession:
         return PostgresSession(self.engine.connect())
 
     def read(self, work: Callable[[Ask], T]) -> T:

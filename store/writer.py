@@ -90,6 +90,7 @@ class Writer:
         self._gathering: _Batch | None = None
         self._gate = threading.Lock()
         self._crowded = False
+        self._unsure = False
         self._ended = False
         self._thread = threading.Thread(
             target=self._main, name=f"flowkit-writer-{place.name}", daemon=True
@@ -212,6 +213,7 @@ class Writer:
             transaction.commit()
         except self._place.failures as error:
             self._drop()
+            self._unsure = True
             self._ask(batch, error)
 
     def _write(self, batch: Sequence[_Item]) -> RootTransaction:
@@ -295,7 +297,9 @@ class Writer:
         return session
 
     def _reopen(self) -> Session:
-        return self._take(self._place.reopen())
+        session = self._place.reopen(unsure=self._unsure)
+        self._unsure = False
+        return self._take(session)
 
     def _drop(self) -> None:
         self._ledger.forget()
