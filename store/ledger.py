@@ -16,6 +16,7 @@ from sqlalchemy import func as sql
 from flowkit.errors import JournalConflict
 from flowkit.ports import Message
 from flowkit.store import statements
+from flowkit.store.leases import Leases
 from flowkit.store.place import Session, Stored
 from flowkit.store.rules import Batch, Run, message_texts, not_found, read_message
 from flowkit.store.schema import ARTIFACTS, EVENTS, INBOX, RUNS, names
@@ -34,6 +35,7 @@ class Ledger:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
+        self.leases = Leases()
         self.drove = False
         self._session: Session
         self._runs: dict[str, Run] = {}
@@ -120,6 +122,8 @@ class Ledger:
         self.drove = True
         if run.append(batch, expect, epoch):
             self._changed[run.row] = run
+            if run.owner is None:
+                self.leases.left(run.run_id)
         self._events.extend((run.row, *row) for row in batch.rows)
         if batch.consumed:
             self.connection.execute(

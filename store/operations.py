@@ -46,7 +46,10 @@ class Create:
             raise exists(self.record.run_id)
         if self.record.base is not None:
             check_base(self.record, ledger.head(self.record.base))
-        ledger.create(Run.of(self.record))
+        run = Run.of(self.record)
+        ledger.create(run)
+        if run.owner is not None and run.lease_until is not None:
+            ledger.leases.took(run.run_id, run.epoch, run.lease_until - run.created_at)
 
     def landed(self, ledger: Ledger) -> bool:
         run, record = ledger.find(self.record.run_id), self.record
@@ -86,6 +89,7 @@ class Claim:
         self.won = run.claim(self.owner, self.lease_s, self.token, ledger.now())
         if self.won is not None:
             ledger.drove = True
+            ledger.leases.took(self.run_id, self.won, self.lease_s)
             ledger.change(run)
         return self.won
 
@@ -104,14 +108,26 @@ class Renew:
     def apply(self, ledger: Ledger) -> Sequence[Message] | None:
         run = ledger.run(self.run_id)
         if not run.renew(self.epoch, self.lease_s, ledger.now()):
+            ledger.leases.left(self.run_id)
             return None
         self.until = run.lease_until
+        self.keep(ledger)
         ledger.change(run)
         return run.messages()
 
     def landed(self, ledger: Ledger) -> bool:
         run = ledger.find(self.run_id)
         return run is not None and (run.epoch, run.lease_until) == (self.epoch, self.until)
+
+    def keep(self, ledger: Ledger) -> None:
+        ledger.leases.took(self.run_id, self.epoch, self.lease_s)
+
+
+class Keep(Renew):
+    """A renewal by the writer's thread, for a loop that is blocked: it gives no more patience."""
+
+    def keep(self, ledger: Ledger) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +138,7 @@ class Release:
     def apply(self, ledger: Ledger) -> None:
         run = ledger.run(self.run_id)
         if run.release(self.epoch):
+            ledger.leases.left(self.run_id)
             ledger.change(run)
 
     def landed(self, ledger: Ledger) -> bool:

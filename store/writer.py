@@ -23,7 +23,7 @@ from sqlalchemy import Connection, RootTransaction
 from flowkit.errors import FlowkitError, JournalConflict, StoreError, StoreUnusable, ValueRefused
 from flowkit.shield import wait_shielded
 from flowkit.store.ledger import Ledger
-from flowkit.store.operations import Errand, Operation
+from flowkit.store.operations import Errand, Keep, Operation
 from flowkit.store.place import Place, Session, origin
 
 T = TypeVar("T")
@@ -91,6 +91,7 @@ class Writer:
         self._gate = threading.Lock()
         self._crowded = False
         self._unsure = False
+        self._loop: _Soon | None = None
         self._ended = False
         self._thread = threading.Thread(
             target=self._main, name=f"flowkit-writer-{place.name}", daemon=True
@@ -193,12 +194,29 @@ class Writer:
 
     def _next(self) -> _Batch | None:
         """Wait for a batch and stop adding to it; None at the end."""
-        batch = self._queue.get()
+        batch = self._wait()
+        if batch is not None:
+            self._ledger.leases.heard()
+            self._loop = batch.soon
         with self._gate:
             if self._gathering is batch:
                 self._gathering = None
         self._crowded = batch is not None and len(batch.items) > 1
         return batch
+
+    def _wait(self) -> _Batch | None:
+        while True:
+            try:
+                return self._queue.get(timeout=self._ledger.leases.pause_s)
+            except queue.Empty:
+                self._keep_leases()
+
+    def _keep_leases(self) -> None:
+        """Nothing came from the loop for a while: renew for it, if it is blocked."""
+        assert self._loop is not None, "a lease is held, so something has come from a loop"
+        overdue = self._ledger.leases.overdue(self._loop)
+        if overdue:
+            self._commit([_Item(Keep(each.run_id, each.epoch, each.lease_s)) for each in overdue])
 
     def _commit(self, batch: Sequence[_Item]) -> None:
         """Write a batch in one transaction; afterwards every item has its result or its error."""
