@@ -296,6 +296,7 @@ class StepContext(Context):
                 self._run.state.abandon(wait)
 
     async def _wait(self, reason: str, name: str, seconds: float | None) -> Wait:
+        self._refuse_in_probe(f"ctx.{reason}")
         if self._node.policy.effect == "once":
             raise FlowkitError(
                 f'{self._node.name!r} has effect="once" and cannot wait durably, since it would be begun '
@@ -327,11 +328,12 @@ class StepContext(Context):
 
     async def call(self, tool: AnyNode, /, *args: Any) -> Any:
         first = tool.alternatives[0]
-        if first.policy.effect == "once":
-            raise FlowkitError(
-                f'{first.name!r} has effect="once": make it a step of its own, so that a crash inside it '
-                f"can be told."
-            )
+        for each in tool.alternatives:
+            if each.policy.effect == "once":
+                raise FlowkitError(
+                    f'{each.name!r} has effect="once": make it a step of its own, so that a crash inside '
+                    f"it can be told."
+                )
         codecs = list(first.codecs().items())
         if len(args) != len(codecs):
             raise TypeError(f"{first.name!r} takes {len(codecs)} inputs, got {len(args)}")
@@ -361,6 +363,7 @@ class StepContext(Context):
         self, request: str, make: Callable[[int], Awaitable[ev.ModelAnswered | ev.ToolAnswered]]
     ) -> ev.ModelAnswered | ev.ToolAnswered:
         """What the journal has of this call in this attempt; else make it and journal it."""
+        self._refuse_in_probe("ctx.model and ctx.call")
         n = self._calls[request] = self._calls.get(request, 0) + 1
         known = (self._slot.calls or {}).get((request, n))
         if known is not None:
@@ -372,6 +375,12 @@ class StepContext(Context):
         made = await make(n)
         await self._run.commit([self._fact(made)])
         return made
+
+    def _refuse_in_probe(self, what: str) -> None:
+        """A probe is asked anew, and looks anew: the journal must neither answer it nor keep it."""
+        if self._node.kind == "probe":
+            why = "a probe asks the world, not the journal: by a client of ctx.resource(...)"
+            raise FlowkitError(f"{self._node.name!r} uses {what}, but {why}.")
 
     def _fact(self, payload: ev.Payload) -> Fact:
         return Fact(payload, self.step, self.alternative, self.attempt)

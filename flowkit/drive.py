@@ -36,7 +36,7 @@ from flowkit.state import State
 
 log = logging.getLogger("flowkit")
 
-AFTER_THE_END = (ev.Claimed, ev.Decided)
+AFTER_THE_END = (ev.Claimed, ev.Decided)  # of the whole run; what a probe found comes too late
 
 Ended = Literal["ended", "waiting", "released", "lost"]
 
@@ -80,6 +80,7 @@ class Driver(Commits):
         self.begun = anyio.Event()
         """The first facts are on disk, or this driver is gone without them; who hosts it says the latter."""
         self._tasks: TaskGroup | None = None
+        state.probed = {name for name, node in self.nodes.items() if node.probe is not None}
         self._draining = False
         self._unloading = False
         self._unloaded = False
@@ -193,8 +194,10 @@ class Driver(Commits):
         given_up = list(self._flights.values())
         for flight in given_up:
             self.state.unmark(flight.slot)
-        unknown = ev.OutcomeUnknown("it did not stop while the effect was under way")
-        await self.commit([flight.fact(unknown) for flight in given_up if flight.slot.intent])
+            flight.cut("late")
+        unknown = ev.OutcomeUnknown("nothing was known of the effect when the run had to end")
+        facts = [each.fact(unknown) for each in given_up if each.slot.intent or each.asks]
+        await self.commit(facts)
 
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
@@ -261,12 +264,13 @@ class Driver(Commits):
         if kind is ev.Signalled and self._signalled is not None:
             self._signalled.set()
             self._signalled = None
-        elif kind is ev.OutcomeUnknown:
+        elif isinstance(event.payload, ev.OutcomeUnknown) and event.key not in self.state.ready:
             log.warning(
-                "run %s: the outcome of step %s is unknown; it waits for a decision: "
+                "run %s: the outcome of step %s is unknown (%s); it waits for a decision: "
                 "engine.decide(run_id, step, how), or flowkit resume --repeat, --fail, --assume-done",
                 self.run_id,
                 event.key,
+                event.payload.reason,
                 extra={"run_id": self.run_id, "step": event.key},
             )
 
@@ -277,8 +281,11 @@ class Driver(Commits):
         due: Sequence[Fact] = facts
         while True:
             for fact in due:
-                if self.state.ended is not None and type(fact.payload) not in AFTER_THE_END:
+                late = fact.key or type(fact.payload) not in AFTER_THE_END
+                if late and self.state.ended is not None:
                     continue  # an attempt that was given up has ended after all
+                if type(fact.payload) is ev.Decided and (asked := self._flights.get(fact.key)):
+                    asked.cut("decided")
                 event = Event(
                     self.state.seq + 1, now, fact.payload, fact.key, fact.alternative, fact.attempt
                 )
@@ -320,7 +327,7 @@ class Driver(Commits):
         # Messages that came with the append are folded first: a cancel comes before any new start.
         held = self._draining or self._unloading or self._inbox
         self._start(() if held else commands.starts, self._resting)
-        if woken or self._inbox or self.state.ended is not None:
+        if woken or commands.stop or self._inbox or self.state.ended is not None:
             self._wake.set()
 
     def _start(self, starts: Sequence[Start], resting: int) -> None:
@@ -339,7 +346,9 @@ class Driver(Commits):
     def _begin(self, start: Start) -> None:
         slot = start.slot
         self.state.mark_started(slot)
-        place = (self.nodes[slot.node], slot.exec, slot.alternative, slot.attempt)
+        node = self.nodes[slot.node]
+        asked = node.probe if slot.status == "unknown" else None
+        place = (asked or node, slot.exec, slot.alternative, slot.attempt)
         self._flights[slot.exec] = flight = Flight(slot, *place, start.last)
         self._queue.append(flight)
 
@@ -413,6 +422,8 @@ class Driver(Commits):
             self._flights.pop(flight.key, None)
             if flight.stop:
                 self.state.unmark(flight.slot)
+            elif flight.asks:  # what it found may come too late to be folded
+                self.state.running.pop(flight.key, None)
             if flight.stop or self._draining:
                 self._wake.set()
 
@@ -427,11 +438,12 @@ class Driver(Commits):
         if self._audience is not None and self._audience.readers:
             self.publish(flight.fact(ev.Started(node.name)))
         mark = ThreadMark()
-        if node.threaded is not None:
+        if node.threaded is not None or flight.asks:  # a thread may still be at the effect
             mark = self._threads.setdefault(f"{flight.key}/{flight.alternative}", mark)
         moves_on = self._fallbacks.get(slot.step.nodes, (Exception,))
         flight.job = job = Try(
-            node, slot, context, self.values.arguments, hash_, self.world, self.kit.threads, mark, moves_on
+            node, slot, context, self.values.arguments, hash_, self.world, self.kit.threads,
+            ThreadMark() if flight.asks else mark, moves_on,
         )  # fmt: skip
         if mark.running:
             await thread_ended(mark)

@@ -163,7 +163,9 @@ class OutcomeUnknown:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Somebody's decision on an unknown outcome; with an empty key, `retry` of an ended run.
+    """A decision on an unknown outcome; with an empty key, `retry` of an ended run.
+
+    `message` is that of the inbox; on an unknown outcome it is empty where the tool's probe decided.
 
     "set" gives a value to a step that a fork would else do again.
     """

@@ -13,6 +13,8 @@ from flowkit.node import AnyNode
 from flowkit.runner import Try, failed
 from flowkit.slot import Slot
 
+_SPARES_PROBES = ("cancelled", "failed", "deadline")
+
 
 @dataclass(slots=True, eq=False)
 class Flight:
@@ -31,16 +33,25 @@ class Flight:
     outcome: ev.Payload | None = None
 
     @property
+    def asks(self) -> bool:
+        """Whether it only asks a probe what became of an effect."""
+        return self.node.kind == "probe"
+
+    @property
     def timeout_s(self) -> float | None:
         """The node's, which a planned step may shorten; but not where an effect happens once."""
         own, asked = self.node.policy.timeout_s, self.slot.step.timeout_s
-        if asked is None or self.node.policy.effect == "once":
+        if asked is None or self.node.policy.effect == "once" or self.asks:
             return own
         return asked if own is None else min(asked, own)
 
     def cut(self, why: str) -> None:
-        """Stop it; one that has not begun will not begin."""
-        if not self.stop:
+        """Stop it; one that has not begun will not begin.
+
+        What ends the run leaves a probe its grace period, and a decision concerns nothing else.
+        """
+        spared = _SPARES_PROBES if self.asks else ("decided",)
+        if not self.stop and why not in spared:
             self.stop = why
             if self.scope is not None:
                 self.scope.cancel()

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 INPUT = "$input"
 """The key of the workflow's input; `$` cannot stand in a step's id."""
 
-Kind = Literal["tool", "planner", "verifier"]
+Kind = Literal["tool", "planner", "verifier", "probe"]
+"""What a node is. A probe is placed in no graph: it stands behind a tool, and finds out what it did."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

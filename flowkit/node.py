@@ -159,6 +159,8 @@ class AnyNode:
         self.version = version
         self.limits = Limits()
         self.answers = False
+        self.probe: AnyNode | None = None
+        """Who is asked what became of an effect of unknown outcome."""
         self.models: Sequence[Model] = ()
         """Whom `ctx.model` asks, in order of preference; empty for the engine's."""
         self.description = ""

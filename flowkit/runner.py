@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 import flowkit.events as ev
-from flowkit.errors import Fatal, PlanError, Reject, Replan, Retry
+from flowkit.errors import Fatal, PlanError, Reject, Replan, Retry, StepFailed
 from flowkit.events import Error
 from flowkit.graft import RepeatedPlan, graft
 from flowkit.node import AnyNode, Context
@@ -28,6 +28,9 @@ from flowkit.slot import Slot
 from flowkit.values import Value
 
 T = TypeVar("T")
+
+REPEATS_MAX = 2
+"""How often a probe's word alone has an effect begun again; then somebody must decide."""
 
 MESSAGE_MAX = 4000
 """Characters of an error's message that are kept."""
@@ -53,6 +56,8 @@ class Try:
     threads: anyio.CapacityLimiter
     mark: ThreadMark
     moves_on: tuple[type[BaseException], ...]
+    returned: bool = False
+    """The node has done its work; what goes wrong after that is its value's fault."""
 
 
 async def attempt(job: Try) -> ev.Payload:
@@ -60,9 +65,7 @@ async def attempt(job: Try) -> ev.Payload:
     began = anyio.current_time()
     try:
         made = await _outcome(job)
-    except Exception as error:  # noqa: BLE001  (whatever a node raises)
-        return failed(job, error, anyio.current_time() - began)
-    except BaseException as error:
+    except BaseException as error:  # whatever a node raises
         if _is_ours(error):
             raise
         return failed(job, error, anyio.current_time() - began)
@@ -70,12 +73,12 @@ async def attempt(job: Try) -> ev.Payload:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an error that is no `Exception` must pass: Ctrl-C, a closed loop, our cancellation.
+    """Whether an error must pass: Ctrl-C, a closed loop, our cancellation.
 
-    What is left is a node's own failure: `SystemExit`, a panic of an extension module, or somebody
-    else's cancellation that the node let escape.
+    What is left is a node's own failure: any `Exception`, `SystemExit`, a panic of an extension module,
+    or somebody else's cancellation that the node let escape.
     """
-    if isinstance(error, SystemExit):
+    if isinstance(error, Exception | SystemExit):
         return False  # also when it comes while the node cleans up: it is not the service's end
     if anyio.current_effective_deadline() == -math.inf:
         return True  # a scope of ours was cancelled
@@ -100,8 +103,16 @@ async def _outcome(job: Try) -> Made:
             return lambda took: ev.Accepted(job.input_hash, took)
         case "planner":
             return await _plan(job, args)
+        case "probe":
+            result = await call(job.node, job.context, args, job.threads, job.mark)
+            if result is None and job.slot.tries >= REPEATS_MAX:
+                raise StepFailed(f"it was begun {REPEATS_MAX + 1} times, and never happened")
+            found = None if result is None else dump(job.node, result)
+            return lambda took: ev.Decided("repeat" if found is None else "done", found)
         case _:
-            value = dump(job.node, await call(job.node, job.context, args, job.threads, job.mark))
+            result = await call(job.node, job.context, args, job.threads, job.mark)
+            job.returned = True
+            value = dump(job.node, result)
             return lambda took: ev.StepDone(job.input_hash, value, took)
 
 
@@ -231,10 +242,14 @@ def dump(node: AnyNode, result: Any) -> Value:
     return codec.dump(codec.check(result))
 
 
-def failed(job: Try, error: BaseException, took: float) -> ev.AttemptFailed:
+def failed(job: Try, error: BaseException, took: float) -> ev.Payload:
     """What follows a failed attempt: decided once, here, and recorded."""
     policy, slot = job.node.policy, job.slot
     stored = describe(error)
+    if job.node.kind == "probe":
+        return ev.OutcomeUnknown(f"probe {job.node.name}: {stored}")
+    if job.returned and policy.effect == "once":
+        return ev.OutcomeUnknown(f"it has happened, but what it gave cannot be stored: {stored}")
     if isinstance(error, Fatal):
         return ev.AttemptFailed(stored, "fatal", duration_s=took)
     if isinstance(error, Replan):

@@ -77,23 +77,25 @@ def _dropped(state: State) -> list[Fact]:
 
 
 def _ending(state: State, now: float) -> Commands | None:
-    """The way to the run's end, if it is to end: stop what runs, then say how it ended."""
-    late = state.deadline is not None and now >= state.deadline
+    """The way to the run's end: stop what runs, ask what became of it, then say how it ended."""
+    why: Literal["cancelled", "failed", "deadline"]
     if state.cancelling:
+        why = "cancelled"
         end = ev.RunEnded("cancelled", Error("RunCancelled", "the run was cancelled"))
-        return Commands(stop="cancelled") if state.running else Commands(facts=(Fact(end),))
-    if late:
-        text = "the run's deadline has passed"
-        end = ev.RunEnded("failed", Error("DeadlineExceeded", text))
-        return Commands(stop="deadline") if state.running else Commands(facts=(Fact(end),))
-    if state.failure is not None:
+    elif state.deadline is not None and now >= state.deadline:
+        why = "deadline"
+        end = ev.RunEnded("failed", Error("DeadlineExceeded", "the run's deadline has passed"))
+    elif state.failure is not None:
         step, error = state.failure
         if _awake(state) and not state.fatal:
             return Commands(due=state.deadline)
-        if state.running:
-            return Commands(stop="failed")
-        return Commands(facts=(Fact(ev.RunEnded("failed", error, step)),))
-    return None
+        why, end = "failed", ev.RunEnded("failed", error, step)
+    else:
+        return None
+    asked = [Start(slot) for slot in state.ready.values() if slot.status == "unknown"]
+    if state.running or asked:
+        return Commands(starts=asked, stop=why)
+    return Commands(facts=(Fact(end),))
 
 
 def _due(state: State, now: float) -> Iterator[Slot]:
@@ -121,13 +123,12 @@ def _may_start(state: State, now: float) -> Iterator[Slot]:
 def _starts(state: State, now: float) -> Commands:
     room = max(state.budget.parallel_max - _awake(state), 0)
     waiting = list(islice(_may_start(state, now), room))
-    begun = [slot for slot in waiting if slot.calls] if state.limited else []
-    if begun:  # in flight when the process died: what they have journaled was paid for
-        waiting = [*begun, *(slot for slot in waiting if not slot.calls)]
+    begun: list[Slot] = []
+    if state.limited:  # in flight when the process died: what they have journaled was paid for
+        begun = [slot for slot in waiting if slot.calls or slot.status == "unknown"]
+        waiting = [*begun, *(slot for slot in waiting if slot not in begun)]
     left = len(begun) + _budget_left(state, now, waiting[len(begun) :])
-    if left >= len(waiting):
-        return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in waiting])
-    if left > 0:
+    if left > 0 or not waiting:
         first = waiting[:left]
         return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in first])
     if state.budget.on_budget == "answer":

@@ -75,10 +75,8 @@ class State(Steps):
         return [self._view(slot) for key, slot in self.slots.items() if key != INPUT]
 
     def _view(self, slot: Slot) -> StepView:
-        status = slot.status
-        if slot.exec in self.running:
-            status = "waiting" if slot.exec in self.parked else "running"
-        elif slot.exec in self.parked:
+        status = "running" if slot.exec in self.running else slot.status
+        if slot.exec in self.parked:
             status = "waiting"
         waits = ", ".join(f"{wait.reason} {wait.name}".strip() for wait in slot.open_waits())
         return StepView(
@@ -115,7 +113,7 @@ class State(Steps):
             return
         if slot.status == "retrying":
             insort(self.due, (self.at, slot.exec))
-        else:
+        elif slot.status in ("ready", "unknown"):  # else somebody decided while its probe was asked
             self.ready[slot.exec] = slot
 
     # ---- the fold
@@ -196,6 +194,8 @@ class State(Steps):
             message = f"the process died {self.claims} times in a row here; suspects: {suspects}"
             self.owed.append(Fact(ev.RunEnded("quarantined", Error("RunQuarantined", message))))
         self.claims += 1
+        for slot in [each for each in self.unknown.values() if each.node in self.probed]:
+            self.offer(slot)  # its probe may know by now
         for slot in [slot for slot in self.ready.values() if slot.intent]:
             self.owe(slot, ev.OutcomeUnknown("the process ended while the effect was under way"))
 
@@ -339,10 +339,9 @@ class State(Steps):
             waits = [wait for wait in slot.open_waits() if (wait.name, wait.n) == (p.name, p.n)]
         else:
             waits = self.waits.get(p.name, [])
-        if not waits and p.timed_out:
-            return  # its signal came in the same moment
         if not waits:
-            self.signals.setdefault(p.name, deque()).append(p)
+            if not p.timed_out:  # else its signal came in the same moment
+                self.signals.setdefault(p.name, deque()).append(p)
             return
         wait = waits[0]
         wait.ended, wait.seq = p, event.seq
@@ -380,12 +379,7 @@ class State(Steps):
 
     def _outcome_unknown(self, event: Event, p: ev.OutcomeUnknown) -> None:
         self.owed = [fact for fact in self.owed if fact.key != event.key]
-        slot = self._slot(event)
-        self.leave(slot)
-        slot.status = "unknown"
-        slot.intent = False
-        slot.error = Error("OutcomeUnknown", p.reason)
-        self.unknown[slot.exec] = slot
+        self.doubt(self._slot(event), p.reason)
 
     def _decided(self, event: Event, p: ev.Decided) -> None:
         self._consume(p.message)
@@ -396,6 +390,7 @@ class State(Steps):
         slot = held.pop(event.key, None)
         if slot is None:
             return  # decided already; the message is used up all the same
+        self.ready.pop(event.key, None)  # its probe need not be asked
         slot.error = None
         match p.how:
             case "done" | "set":
@@ -403,6 +398,7 @@ class State(Steps):
                 slot.value = p.value
                 self.produced(slot)
             case "repeat":
+                slot.tries = 0 if p.message else slot.tries + 1
                 self.make_ready(slot)
             case "fail":
                 self.owe(slot, ev.StepFailed(Error("OutcomeUnknown", "decided to have failed")))

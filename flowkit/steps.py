@@ -6,7 +6,7 @@ derived here, the same on every fold. What must be recorded first is `owed`; `de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import flowkit.events as ev
 from flowkit.events import Error, Fact
@@ -31,6 +31,8 @@ class Steps:
         """Slots whose attempt waits durably, in memory or not."""
         self.due: list[tuple[float, str]] = []
         """Times (Unix) at which a parked or retrying slot may go on, in order."""
+        self.probed: Container[str] = ()
+        """Names of nodes with a probe. The runner's too: they come from the code, never from a journal."""
         self.owed: list[Fact] = []
         self.unknown: dict[str, Slot] = {}
         self.waits: dict[str, list[Wait]] = {}
@@ -71,6 +73,17 @@ class Steps:
         """It may start, by what the present event says."""
         slot.since = self.seq
         self.ready[slot.exec] = slot
+
+    def doubt(self, slot: Slot, reason: str) -> None:
+        """Its outcome is unknown: a probe may find out, else somebody decides."""
+        if not (slot.intent or slot.status == "unknown"):
+            return  # somebody decided while its probe was asked
+        self.leave(slot)
+        if slot.intent and slot.node in self.probed:  # else it is the probe that could not tell
+            self.offer(slot)
+        slot.status, slot.intent = "unknown", False
+        slot.error = Error("OutcomeUnknown", reason)
+        self.unknown[slot.exec] = slot
 
     def expand(self, slot: Slot) -> None:
         slot.exec = slot.key if slot.round == 1 else f"{slot.key}@{slot.round}"

@@ -68,7 +68,12 @@ class Judge(Verifier[A, *Ts], Generic[A, *Ts]):
             takes["evidence"] = evidence
         if not 0 <= accept_at <= 1:
             raise DeclarationError(f"judge {name!r}: accept_at={accept_at}: between 0 and 1.")
-        once = [tool.name for tool in tools if tool.alternatives[0].policy.effect == "once"]
+        once = [
+            node.name
+            for tool in tools
+            for node in tool.alternatives
+            if node.policy.effect == "once"
+        ]
         if once:
             raise DeclarationError(
                 f'judge {name!r}: {once[0]!r} has effect="once"; a judge only looks.'

@@ -681,7 +681,8 @@ async def _exact(ctx: Context, n: int) -> bool:
 
 def version_of(*, exact: bool = False, **options: Any) -> Workflow[int, int]:
     """The same workflow with a tool that differs."""
-    step: Node[int, int] = tool(name="step", **options)(_exact if exact else _step)
+    declare: Any = tool  # with options like these no checker can tell which overload it is
+    step: Node[int, int] = declare(name="step", **options)(_exact if exact else _step)
 
     @tool
     async def last(ctx: Context, n: int) -> int:

@@ -171,6 +171,24 @@ def test_an_intent_without_an_outcome_is_unknown_after_the_next_claim() -> None:
     assert not commands.starts
 
 
+def test_a_probe_is_started_for_what_is_unknown_once_for_each_claim_and_before_the_end() -> None:
+    run = Run(tool("a", node="once"))
+    run.state.probed = {"once"}
+    run.tell(ev.Intent("h"), "a", 1)
+    run.tell(ev.OutcomeUnknown("a time-out"), "a", 1)
+    assert run.starts() == ["a"]
+    run.tell(ev.OutcomeUnknown("the probe failed"), "a", 1)
+    assert run.starts() == []
+    assert decide(run.state, NOW).idle
+    run.tell(ev.Claimed("you", 2, "release"))
+    assert run.starts() == ["a"]
+    run.tell(ev.CancelRequested())
+    commands = decide(run.state, NOW)
+    assert (run.starts(), commands.stop, commands.facts) == (["a"], "cancelled", ())
+    run.tell(ev.OutcomeUnknown("the probe failed"), "a", 1)
+    assert [end.status for end in run.ends()] == ["cancelled"]
+
+
 def test_the_fourth_claim_in_a_row_after_deaths_quarantines() -> None:
     run = Run(tool("a"))
     for claim in (2, 3):

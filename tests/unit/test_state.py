@@ -63,8 +63,12 @@ def seen(state: State, flying: Collection[str] = ()) -> dict[str, Any]:
     }
 
 
+PROBED = frozenset({"once"})
+
+
 def fold(events: Sequence[Event]) -> State:
     state = State()
+    state.probed = PROBED
     for event in events:
         state.apply(event)
     return state
@@ -83,6 +87,7 @@ class Life:
 
     def __init__(self, graph: Graph, draw: Any, budget: Budget) -> None:
         self.state = State()
+        self.state.probed = PROBED
         self.events: list[Event] = []
         self.draw = draw
         self.now = NOW
@@ -109,7 +114,7 @@ class Life:
             due = self.commands.facts
         for start in self.commands.starts:
             self.state.mark_started(start.slot)
-            if self.state.nodes[start.slot.node].once:
+            if self.state.nodes[start.slot.node].once and start.slot.status != "unknown":
                 self.append([self.fact(start.slot, ev.Intent("h"))])
 
     def fact(self, slot: Slot, payload: Payload) -> Fact:
@@ -125,15 +130,17 @@ class Life:
                 self.state.unmark(slot)
             self.append([])
             return True
+        if flying and self.state.unknown and self.draw(st.booleans()):
+            return self.decide()  # a person, perhaps while a probe is asked
         if flying:
             slot = self.draw(st.sampled_from(sorted(flying, key=lambda each: each.exec)))
-            self.append([self.fact(slot, self.outcome(slot))])
+            asks = slot.status == "unknown"
+            if asks:
+                self.state.running.pop(slot.exec)
+            self.append([self.fact(slot, self.found() if asks else self.outcome(slot))])
             return True
         if self.state.unknown:
-            key = min(self.state.unknown)
-            how = self.draw(st.sampled_from(["done", "repeat", "fail"]))
-            self.append([Fact(ev.Decided(how, Value.of("[3]")), key)])
-            return True
+            return self.decide()
         if self.state.parked and self.draw(st.booleans()):
             self.append([Fact(ev.Signalled("go", value=Value.of("1")))])
             return True
@@ -145,6 +152,23 @@ class Life:
             self.append([Fact(ev.Signalled("go", value=Value.of("1")))])
             return True
         return False
+
+    def decide(self) -> bool:
+        key = min(self.state.unknown)
+        how = self.draw(st.sampled_from(["done", "repeat", "fail"]))
+        self.append([Fact(ev.Decided(how, Value.of("[3]"), "m"), key)])
+        slot = self.state.by_exec[key]
+        if key in self.state.running:  # the driver stops the probe, and its mark goes
+            self.state.unmark(slot)
+            self.append([])
+        return True
+
+    def found(self) -> Payload:
+        """What a probe finds out."""
+        self.asked += 1
+        how = self.draw(st.sampled_from(["done", "repeat", ""] if self.asked < 40 else [""]))
+        value = Value.of("[4]") if how == "done" else None
+        return ev.Decided(how, value) if how else ev.OutcomeUnknown("the probe failed")
 
     def outcome(self, slot: Slot) -> Payload:
         kind = self.state.nodes[slot.node].kind
