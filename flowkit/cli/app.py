@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flowkit.cli import upkeep
 from flowkit.cli.exits import Problem, command, say
 
 app = typer.Typer(
@@ -423,6 +424,10 @@ def chaos(
         loaded, value, kinds, ignore=ignore or [], signals=words, limit=limit,
         timeout_s=timeout_s, json=json,
     )  # fmt: skip
+
+
+app.command()(upkeep.gc)
+app.command()(upkeep.vacuum)
 
 
 def _options(
