@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli import stored
+from flowkit.cli import stored, upkeep
 from flowkit.cli.exits import Problem, command, say
 from flowkit.cli.root import (
     DbOption,
@@ -399,5 +399,7 @@ def chaos(
 
 
 stored.register(app)
+app.command()(upkeep.gc)
+app.command()(upkeep.vacuum)
 
 __all__ = ["app"]

@@ -18,6 +18,7 @@ PAGES = [
     "docs/newsroom.md",
     "docs/postgres.md",
     "docs/testing.md",
+    "docs/upkeep.md",
 ]
 
 
