@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flowkit.cli.exits import Problem, command, say
+from flowkit.cli.exporting import export_run, import_run
 
 app = typer.Typer(
     name="flowkit",
@@ -423,6 +424,10 @@ def chaos(
         loaded, value, kinds, ignore=ignore or [], signals=words, limit=limit,
         timeout_s=timeout_s, json=json,
     )  # fmt: skip
+
+
+app.command("export")(export_run)
+app.command("import")(import_run)
 
 
 def _options(
