@@ -270,7 +270,8 @@ class NoModel(ModelError):
 
     def __init__(self, message: str = "No language model is configured.") -> None:
         bare = message.startswith("No language model is configured")
-        super().__init__(f"{message} {HOW_TO_CONFIGURE}" if bare else message)
+        told = HOW_TO_CONFIGURE in message  # as in one that was recorded
+        super().__init__(f"{message} {HOW_TO_CONFIGURE}" if bare and not told else message)
 
 
 class Retry(Exception):

@@ -11,6 +11,7 @@ import typer
 
 from flowkit.cli import stored, upkeep
 from flowkit.cli.exits import Problem, command, say
+from flowkit.cli.exporting import export_run, import_run
 from flowkit.cli.root import (
     DbOption,
     JsonOption,
@@ -401,5 +402,7 @@ def chaos(
 stored.register(app)
 app.command()(upkeep.gc)
 app.command()(upkeep.vacuum)
+app.command("export")(export_run)
+app.command("import")(import_run)
 
 __all__ = ["app"]

@@ -340,6 +340,7 @@ def _model_error(answered: ev.ModelAnswered, error: Error) -> ModelError:
     made = kind(error.message)
     if kind is ModelError and error.type != "ModelError":
         made = cast(ModelError, type(error.type, (ModelError,), {})(error.message))
+    made.args = (error.message,)  # some classes add to what they are given
     made.retryable = answered.retry_at is not None
     if isinstance(made, BadModelAnswer) and answered.usage != Usage():
         made.answer = ModelAnswer(

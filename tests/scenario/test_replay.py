@@ -647,3 +647,54 @@ async def test_a_replay_that_never_ends_is_cut_off() -> None:
         'step risky: the recorded run came to it (gave {"text":"well"}), the replay does not (no end within '
         "0.05 s)"
     )
+
+
+async def test_outcomes_come_in_their_recorded_order() -> None:
+    """Of two steps that fail side by side, the first one's error is the run's."""
+    second_failed = anyio.Event()
+
+    @tool
+    async def a(ctx: Context, topic: Topic) -> Report:
+        await second_failed.wait()
+        raise ValueError("a")
+
+    @tool
+    async def b(ctx: Context, topic: Topic) -> Report:
+        second_failed.set()
+        raise ValueError("b")
+
+    @tool
+    async def both(ctx: Context, one: Report, two: Report) -> Report:
+        return one
+
+    @workflow
+    def pair(topic: Ref[Topic]) -> Ref[Report]:
+        return both(a(topic), b(topic))
+
+    store, _ = await record(pair, Topic(text="x"))
+    replayed = await replay(pair, await Recording.of(store, "r"))
+    replayed.assert_same()
+    assert replayed.failure == "step 'b' failed: ValueError: b"
+
+
+async def test_a_deadline_that_has_ended_a_run_is_no_difference() -> None:
+    @tool
+    async def quick(ctx: Context, topic: Topic) -> Report:
+        return Report(text="x")
+
+    @tool
+    async def slow(ctx: Context, report: Report) -> Report:
+        await anyio.sleep_forever()
+        return report
+
+    @workflow
+    def late(topic: Ref[Topic]) -> Ref[Report]:
+        return slow(quick(topic))
+
+    store = MemoryStore()
+    async with Engine(store, grace_s=0.05) as engine:
+        with pytest.raises(FlowkitError, match="deadline"):
+            await engine.run(late, Topic(text="x"), run_id="r", deadline_s=0.05)
+    replayed = await replay(late, await Recording.of(store, "r"))
+    replayed.assert_same()
+    assert replayed.failure == "the recording stops before the run's end"

@@ -112,3 +112,9 @@ def test_missing_facts_are_explained(texts: list[str], text: str) -> None:
 def test_only_user_messages_count() -> None:
     with pytest.raises(BadModelRequest):
         facts(asking(block("{}"), role="system"))
+
+
+def test_an_error_that_was_recorded_says_the_same_once() -> None:
+    told = str(NoModel())
+    assert told.count("Set OPENAI_API_KEY") == 1
+    assert str(NoModel(told)) == told
