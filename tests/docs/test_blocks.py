@@ -13,12 +13,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
     "docs/chaos.md",
+    "docs/deploys.md",
     "docs/guide.md",
     "docs/models.md",
     "docs/newsroom.md",
     "docs/postgres.md",
     "docs/testing.md",
     "docs/upkeep.md",
+    "docs/time_travel.md",
 ]
 
 

@@ -524,7 +524,7 @@ async def test_a_run_goes_back_as_often_as_its_code_changes() -> None:
 
         return versions
 
-    store, logs = memory(), list[set[str]]()
+    store, logs, result = memory(), list[set[str]](), ""
     for pair in (("1", "1"), ("1", "2"), ("2", "2"), ("2", "3")):
         flow, log = versions(*pair), Log()
         async with running(store, log, workflows=[flow], on_change="rerun", grace_s=0.1) as engine:
