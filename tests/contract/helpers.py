@@ -66,4 +66,5 @@ EVERY_KIND: tuple[e.Payload, ...] = (
     e.Signalled("go", 1, Value.of('{"ok":true}'), "m2", True),
     e.CancelRequested("enough", "m3"),
     e.RunEnded("failed", _ERROR, "a"),
+    e.Rewound(("plan/t1/a", "write@2"), _GRAPH, "r", "m"),
 )

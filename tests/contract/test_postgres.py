@@ -593,29 +593,56 @@ async def test_a_failed_commit_is_settled_by_looking(sql: SqlStore, url: str, la
 
 
 async def test_after_a_failed_commit_the_former_transaction_is_waited_for(
-    sql: SqlStore, url: str
+    sql: SqlStore, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = sql._place._key if isinstance(sql._place, postgres.Postgres) else 0
-    with closing(psycopg.connect(url)) as former:
-        # The server is still at the COMMIT of the connection that was cut.
-        former.execute("SELECT pg_advisory_xact_lock(%s)", [key])
-        made = (900, "new", "wf", "hash", 1.0, "pending", 0)
-        names = "id, run_id, workflow, input_hash, created_at, status, epoch"
-        former.execute(
-            f"INSERT INTO flowkit_runs ({names}) VALUES (%s, %s, %s, %s, %s, %s, %s)", made
-        )
-        answers: list[object] = []
+    formers: list[psycopg.Connection[Any]] = []
 
-        async def create() -> None:
-            with suppress(RunConflict):
-                answers.append(await sql.create(run("new")))
+    def cut(connection: Connection) -> None:
+        """We hear no more of the connection; the server is still at its COMMIT."""
+        if not formers:
+            formers.append(postgres._raw(connection))
+            monkeypatch.setattr(formers[0], "close", lambda: None)
+            raise psycopg.OperationalError("the connection was cut")
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(create)
-            while not waits(former):  # noqa: ASYNC110 (the server sends no event)
+    answers: list[object] = []
+
+    async def create() -> None:
+        try:
+            answers.append(await sql.create(run("new")))
+        except StoreUnusable as error:
+            answers.append(error)
+
+    listen_to.listen(sql._place.engine, "commit", cut)
+    async with anyio.create_task_group() as group:
+        group.start_soon(create)
+        with closing(psycopg.connect(url)) as other:
+            while not (answers or waits(other)):  # noqa: ASYNC110 (the server sends no event)
                 await anyio.sleep(0.005)
-            former.commit()
-    assert answers == []  # seen, although it was committed last
+        formers[0].commit()
+    monkeypatch.undo()
+    formers[0].close()
+    assert answers == [None]  # seen, although it was committed last
+
+
+async def test_a_claim_that_is_under_way_is_waited_for(sql: SqlStore, url: str) -> None:
+    await sql.create(run())
+    answers: list[object] = []
+
+    async def append() -> None:
+        try:
+            answers.append(await sql.append("r", done(1), expect=0, epoch=0))
+        except LeaseLost as error:
+            answers.append(error)
+
+    async with anyio.create_task_group() as group:
+        with closing(psycopg.connect(url)) as other:
+            other.execute("UPDATE flowkit_runs SET owner = 'other', epoch = 7")
+            group.start_soon(append)
+            while not (answers or waits(other)):  # noqa: ASYNC110 (the server sends no event)
+                await anyio.sleep(0.005)
+            other.commit()
+    assert isinstance(answers[0], LeaseLost)
+    assert (await sql.load("r")).record.epoch == 7
 
 
 def waits(connection: psycopg.Connection[Any]) -> bool:

@@ -32,6 +32,7 @@ from flowkit.owner import this_owner
 from flowkit.ports import Message, RunQuery
 from flowkit.store import SqlStore, sqlite
 from flowkit.store.operations import Put
+from flowkit.store.place import Session
 from flowkit.store.sqlite import SqliteFile
 from flowkit.values import Value
 from tests.contract.helpers import GENERATION, done, event, run
@@ -708,6 +709,30 @@ async def test_a_failed_commit_is_settled_by_looking(sql: SqlStore, lands: bool)
     assert bool(await sql.runs(RunQuery(messages=True))) == lands
     assert bool(await sql.runs(RunQuery(run_id="new"))) == lands
     await sql.append("a", done(heads[0] + 1), expect=heads[0], epoch=0)
+
+
+async def test_after_a_failed_commit_somebody_elses_events_are_not_taken_for_ours(
+    sql: SqlStore,
+) -> None:
+    await sql.create(run())
+    reopen = sql._place.reopen
+
+    def later() -> Session:
+        """Meanwhile another process claims the run and goes on."""
+        theirs = "'step_failed', 'a', 0, 1, '{}'"
+        by_hand(
+            Path(sql.name),
+            "UPDATE flowkit_runs SET epoch = 7",
+            "INSERT INTO flowkit_events (run, seq, at, kind, key, alternative, attempt, data) "
+            f"SELECT id, 1, 13.5, {theirs} FROM flowkit_runs",
+        )
+        return reopen()
+
+    with failing_commit(sql, lands=False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql._place, "reopen", later)
+        await sql.put(b"the first commit")
+        with pytest.raises(StoreUnusable, match="nothing was written"):
+            await sql.append("r", done(1), expect=0, epoch=0)
 
 
 async def test_an_outcome_that_nobody_can_look_up_is_told_so(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -39,6 +40,47 @@ async def test_a_run_is_created_once(store: AnyStore) -> None:
     with pytest.raises(RunConflict, match="'r'"):
         await store.create(run("r", workflow="second"))
     assert (await store.load("r")).record.workflow == "first"
+
+
+async def test_a_run_may_begin_with_another_ones_journal(store: AnyStore) -> None:
+    await store.create(run("base"))
+    await store.append("base", done(1, 5), expect=0, epoch=0)
+    await store.create(replace(run("fork"), base="base", base_seq=3))
+    assert (await store.load("fork")).record.head == 3
+    mine = event(4, key="mine")
+    await store.append("fork", [mine], expect=3, epoch=0)
+    await store.append("base", done(6), expect=5, epoch=0)
+    for after in range(5):
+        found = await store.load("fork", after=after)
+        assert list(found.events) == [*done(1, 3), mine][after:]
+    assert list((await store.load("base")).events) == done(1, 6)
+    assert {each.run_id: each.head for each in await store.runs(RunQuery())} == {
+        "base": 6, "fork": 4
+    }  # fmt: skip
+
+
+async def test_a_beginning_may_lie_within_the_beginning_of_its_base(store: AnyStore) -> None:
+    await store.create(run("base"))
+    await store.append("base", done(1, 5), expect=0, epoch=0)
+    await store.create(replace(run("fork"), base="base", base_seq=4))
+    mine = [event(5, key="mine"), event(6, key="mine")]
+    await store.append("fork", mine, expect=4, epoch=0)
+    for count in range(1, 7):
+        await store.create(replace(run(f"fork-{count}"), base="fork", base_seq=count))
+        found = await store.load(f"fork-{count}")
+        assert list(found.events) == [*done(1, 4), *mine][:count]
+        assert found.record.head == count
+
+
+async def test_a_beginning_that_is_not_there_is_refused(store: AnyStore) -> None:
+    await store.create(run("base"))
+    await store.append("base", done(1, 2), expect=0, epoch=0)
+    for base, base_seq, error in (
+        ("nobody", 1, RunNotFound), ("base", 0, JournalConflict), ("base", 3, JournalConflict)
+    ):  # fmt: skip
+        with pytest.raises(error):
+            await store.create(replace(run("fork"), base=base, base_seq=base_seq))
+    assert [each.run_id for each in await store.runs(RunQuery())] == ["base"]
 
 
 async def test_an_unknown_run_is_not_found(store: AnyStore) -> None:

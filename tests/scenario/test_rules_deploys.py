@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 import pytest
 
 import flowkit.events as ev
@@ -237,6 +238,79 @@ async def test_a_changed_verifier_judges_again_from_the_first_round() -> None:
     assert (result, ran) == (1, ["check", "last"])
     assert actions(plan)["write"] == "reuse"
     assert actions(plan)["check"] == "rerun"
+
+
+async def test_what_was_done_with_the_feedback_of_a_verifier_that_is_gone_is_done_again() -> None:
+    def judged(*, twice: bool) -> Workflow[int, int]:
+        @tool
+        async def write(ctx: Context, n: int) -> int:
+            ctx.resource(Log).append(f"{ctx.step} {'; '.join(ctx.feedback)}")
+            return n + len(ctx.feedback)
+
+        @verifier
+        async def short(ctx: Context, n: int) -> None:
+            if n < 2:
+                raise Reject("shorter")
+
+        @verifier
+        async def kind(ctx: Context, n: int) -> None:
+            if n < 2:
+                raise Reject("kinder")
+
+        @tool
+        async def last(ctx: Context, n: int, m: int) -> int:
+            return n
+
+        @workflow
+        def judged(n: Ref[int]) -> Ref[int]:
+            text = write(n)
+            return last(short(text), kind(text) if twice else text)
+
+        return judged
+
+    store, log = memory(), Log()
+    async with running(store, log) as engine:
+        assert await engine.run(judged(twice=True), 1, run_id="r") == 3
+        (second,) = [e for e in await journal(engine, "r") if e.key == "write@2"]
+    assert log[1] == "write@2 shorter; kinder"
+    copy, flow = await crashed(store, "r", second.seq), judged(twice=False)
+    async with running(copy, log := Log(), workflows=[flow]) as engine:
+        with pytest.raises(VersionMismatch, match="write@2"):
+            await engine.resume("r", on_change="keep")
+        await engine.resume("r", on_change="rerun")
+    assert log == ["write@2 shorter"]
+
+
+async def test_a_signal_that_a_step_had_is_not_given_to_it_when_it_is_done_again() -> None:
+    def asking(version: str) -> Workflow[int, str]:
+        @tool
+        async def before(ctx: Context, n: int) -> int:
+            await anyio.sleep(n)
+            return n
+
+        @tool(version=version)
+        async def approval(ctx: Context, n: int) -> str:
+            return await ctx.signal("approve", returns=str)
+
+        @workflow
+        def asking(n: Ref[int]) -> Ref[str]:
+            return approval(before(n))
+
+        return asking
+
+    store = memory()
+    async with running(store, Log()) as engine:
+        handle = await engine.start(asking("1"), 10, run_id="r")
+        await handle.signal("approve", "by Ann")  # before anybody waits for it
+        assert await handle.result() == "by Ann"
+        (done,) = [e for e in of(await journal(engine, "r"), ev.StepDone) if e.key == "approval"]
+    flow = asking("2")
+    copy = await crashed(store, "r", done.seq)
+    async with running(copy, Log(), workflows=[flow], on_change="rerun") as engine:
+        resumed = await engine.start(flow, 10, run_id="r")
+        await anyio.sleep(100)
+        await resumed.signal("approve", "by Bob")
+        assert await resumed.result() == "by Bob"
 
 
 def planned(tool_version: str = "1", planner_version: str = "1") -> Workflow[int, int]:

@@ -11,12 +11,14 @@ import pytest
 
 import flowkit.events as ev
 from flowkit import Budget, Context, Ref, Reject, RunConflict, StepFailed, workflow
-from flowkit.errors import ResumeError
+from flowkit.errors import ResumeError, StoreUnusable
+from flowkit.events import Event
 from flowkit.nodes import Findings, Plan, planner, tool, verifier
-from flowkit.ports import RunQuery
+from flowkit.ports import Message, RunQuery
 from flowkit.rewind import Fold
+from flowkit.store import MemoryStore
 from flowkit.testing import ScriptedModel, says
-from tests.scenario.kit import Log, crashed, journal, memory, note, of, running
+from tests.scenario.kit import Log, crashed, journal, memory, note, now, of, running
 
 
 @tool
@@ -331,6 +333,25 @@ async def test_a_fork_that_was_only_half_made_is_nobody_s_until_it_is_forked_aga
         assert await fork.result() == WHOLE - 3 + 101
         with pytest.raises(RunConflict):
             await engine.fork("r", at="add", new_id="f")
+
+
+async def test_a_fork_whose_maker_died_at_once_is_nobody_s() -> None:
+    class Dying(MemoryStore):
+        async def append(
+            self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
+        ) -> Sequence[Message]:
+            if run_id == "f":
+                raise StoreUnusable("the disk is gone")
+            return await super().append(run_id, events, expect=expect, epoch=epoch)
+
+    async with running(store := Dying(now=now), Log(), workflows=[whole]) as engine:
+        await engine.run(whole, 2, run_id="r")
+        with pytest.raises(StoreUnusable):
+            await engine.fork("r", at="write", new_id="f")
+    async with running(store, log := Log(), workflows=[whole], recover=True) as engine:
+        await anyio.sleep(100)
+        assert log == []
+        assert (await engine.handle("f").record()).status == "cancelled"
 
 
 async def test_a_fork_that_dies_at_any_event_resumes_to_the_same() -> None:

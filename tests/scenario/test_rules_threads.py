@@ -101,10 +101,12 @@ async def test_a_timed_out_thread_is_not_retried_before_it_has_ended() -> None:
         handle = await engine.start(flow, 1, run_id="r")
         await wait(gates.begun.acquire)
         await one_failed(handle)
-        for _ in range(6):  # longer than the second attempt may take; it must not have begun
-            await anyio.sleep(0.05)
-        assert gates.log == ["in 1"]
-        gates.open.set()
+        try:
+            for _ in range(6):  # longer than the second attempt may take; it must not have begun
+                await anyio.sleep(0.05)
+            assert gates.log == ["in 1"]
+        finally:
+            gates.open.set()
         with anyio.fail_after(LIMIT_S):
             assert await handle.result() == 1, "waiting for the thread uses up no attempt"
     assert gates.log == ["in 1", "out 1", "in 2", "out 2"]
