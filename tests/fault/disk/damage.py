@@ -28,8 +28,8 @@ import anyio
 from flowkit import Engine
 from flowkit.errors import FlowkitError
 from flowkit.events import Event
-from flowkit.hosting import fold
 from flowkit.ports import RunQuery
+from flowkit.rewind import fold
 from flowkit.store import SqlStore
 from tests.fault.disk.errors import in_child
 from tests.fault.disk.flow import ENDING, POSTED, Lines, bring_to_end

@@ -28,8 +28,8 @@ from sqlalchemy import event as listen_to
 from flowkit import Context, Engine
 from flowkit.errors import FlowkitError, RunNotFound
 from flowkit.events import Event
-from flowkit.hosting import fold
 from flowkit.ports import Message
+from flowkit.rewind import fold
 from flowkit.store import SqlStore
 from tests.fault.disk.flow import (
     ENDING,
