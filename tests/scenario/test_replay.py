@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -494,35 +494,44 @@ async def test_a_run_without_an_end_is_replayed_as_far_as_it_went(end: str) -> N
     assert list(ran) == ["hold"]
 
 
-async def test_a_decided_outcome_is_given_back() -> None:
+@pytest.mark.parametrize("how", ["done", "fail"])
+async def test_a_decided_outcome_is_given_back(how: str) -> None:
     @tool(effect="once")
     async def publish(ctx: Context, topic: Topic) -> Report:
         return Report(text="published")
 
+    @tool
+    async def pin_up(ctx: Context, topic: Topic) -> Report:
+        return Report(text="on the board")
+
     @workflow
     def publishing(topic: Ref[Topic]) -> Ref[Report]:
-        return publish(topic)
+        return (publish | pin_up)(topic)
 
     store, _ = await record(publishing, Topic(text="x"))
-    whole = (await store.load("r")).events
+    whole = await store.load("r")
+    row = RunRecord(
+        "r", "publishing", whole.record.input_hash, whole.record.created_at, epoch=1 << 40
+    )
+    assert isinstance(whole.events[2].payload, ev.Intent)
     cut = MemoryStore()
-    record_ = (await store.load("r")).record
-    row = RunRecord("r", record_.workflow, record_.input_hash, record_.created_at, epoch=1 << 40)
     await cut.create(row)
-    intent = [event for event in whole if event.seq <= 3]
-    assert isinstance(intent[-1].payload, ev.Intent)
-    await cut.append("r", intent, expect=0, epoch=1 << 40)
+    await cut.append("r", whole.events[:3], expect=0, epoch=1 << 40)
     async with Engine(cut, workflows=[publishing], poll_s=0.02) as engine:
         handle = await engine.take("r")
         async with aclosing(handle.events()) as seen:
             async for event in seen:
                 if isinstance(event.payload, ev.OutcomeUnknown):
                     break
-        await engine.decide("r", "publish", "done", Report(text="by hand"))
-        assert await handle.result() == Report(text="by hand")
+        await engine.decide("r", "publish", how, Report(text="by hand"))
+        with suppress(FlowkitError):
+            await handle.result()
     replayed = await replay(publishing, await Recording.of(cut, "r"))
     replayed.assert_same()
-    assert replayed.result == Report(text="by hand")
+    if how == "done":
+        assert replayed.result == Report(text="by hand")
+    else:
+        assert "decided to have failed" in replayed.failure  # and no other alternative was tried
 
 
 async def test_replans_maps_and_budgets_are_replayed() -> None:
