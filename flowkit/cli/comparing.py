@@ -185,7 +185,7 @@ def _print_usage(found: RunDiff) -> None:
     for total in (found.first, found.second):
         rows.append([total.run_id, str(total.answers), *_numbers(total.usage)])
         if found.shared:
-            rows.append(["  since they parted", "", *_numbers(total.own)])
+            rows.append(["  not shared", "", *_numbers(total.own)])
     print()
     print_table(columns, rows)
     print()

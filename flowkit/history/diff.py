@@ -7,6 +7,7 @@ read; whoever shows the difference reads it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -78,7 +79,7 @@ class StepDiff:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """One run as a whole. `own`: what it used since the runs parted; `usage`: all that it rests on."""
+    """One run as a whole. `usage`: all that it rests on; `own`: what of it the other run does not share."""
 
     run_id: str
     workflow: str
@@ -119,7 +120,9 @@ def diff(first: Run, second: Run) -> RunDiff:
     one, two = _outcomes(first.folded), _outcomes(second.folded)
     keys = dict.fromkeys([*one, *two])
     steps = tuple(_step(key, one.get(key), two.get(key), shared) for key in keys)
-    totals = _total(first, shared), _total(second, shared)
+    seqs = [{event.seq for event in run.folded.live} for run in (first, second)]
+    common = {seq for seq in seqs[0] & seqs[1] if seq <= shared}
+    totals = _total(first, shared, common), _total(second, shared, common)
     entries = [run.folded.state.slots[INPUT].value for run in (first, second)]
     pairs = {
         "workflow": [total.workflow for total in totals],
@@ -265,12 +268,13 @@ def usage_of(events: Iterable[Event]) -> Usage:
     return total
 
 
-def _total(run: Run, shared: int) -> Total:
+def _total(run: Run, shared: int, common: AbstractSet[int]) -> Total:
     """`usage` counts what still holds, and what the run itself did in vain."""
     state = run.folded.state
-    own = [event for event in run.events if event.seq > shared]
     kept = [event for event in run.folded.live if event.seq <= shared]
-    asked = [event for event in (*kept, *own) if isinstance(event.payload, ev.ModelAnswered)]
+    rests_on = [*kept, *(event for event in run.events if event.seq > shared)]
+    asked = [event for event in rests_on if isinstance(event.payload, ev.ModelAnswered)]
+    own = [event for event in asked if event.seq not in common]
     ended = state.ended
     return Total(
         run.run_id, state.workflow, ended.status if ended is not None else "open",

@@ -267,7 +267,7 @@ def test_ls_lists_filters_and_prints_json_lines(cli: Cli) -> None:
     assert [json.loads(line)["run_id"] for line in lines] == ["two", "one"]
     first = json.loads(lines[0])
     assert set(first) == {
-        "run_id", "workflow", "forked_from", "status", "created_at", "due_at", "driven", "events"
+        "run_id", "workflow", "status", "created_at", "due_at", "driven", "events", "base"
     }  # fmt: skip
     assert first["driven"] is False
     names = {

@@ -360,11 +360,17 @@ BAD_FORKS: list[tuple[list[str], int, str]] = [
 ]  # fmt: skip
 
 
-def test_a_bad_fork_is_one_line_and_makes_nothing(cli: Cli) -> None:
+@pytest.mark.parametrize("part", range(3))
+def test_a_bad_fork_is_one_line_and_makes_nothing(cli: Cli, part: int) -> None:
     begun(cli)
-    for args, code, says in BAD_FORKS:
+    for args, code, says in BAD_FORKS[part::3]:
         ref, *options = args
         refused(cli, code, "fork", ref, TARGET, *options, says=says)
+    assert len(cli("ls", "--json").out.splitlines()) == 1
+
+
+def test_a_fork_needs_its_code_and_steps_that_have_begun(cli: Cli) -> None:
+    begun(cli)
     refused(cli, 2, "fork", "r", "--at", "ask", says="not where its code is")
     refused(
         cli, 2, "fork", "r", "flows.py:fine", "--at", "ask", says="belongs to workflow 'sending'"
@@ -419,6 +425,7 @@ def talks(cli: Cli) -> Iterator[Cli]:
         yield cli
 
 
+@pytest.mark.long
 def test_a_fork_asks_the_model_that_was_named_also_when_it_is_resumed(talks: Cli) -> None:
     assert talks("run", "talks.py:asking", "-i", "text=x", "--run-id", "r", "-q").code == 0
     other = ("--model", "kimi-k2-thinking")
@@ -449,7 +456,7 @@ def test_a_comparison_has_the_answers_and_the_usage_of_both(talks: Cli) -> None:
     assert '- {"text":"Cranes migrate."}' in done.out
     assert '+ {"text":"other"}' in done.out
     assert "model's answer 1:" in done.out
-    assert 'answer {"text": "Cranes migrate."}' in done.out
+    assert '  - answer {"text":"Cranes migrate."}' in done.out
     table = [line.split() for line in done.out.splitlines()]
     rows = {row[0]: row[1:] for row in table if row and row[0] in ("r", "g")}
     assert (rows["r"][0], rows["g"][0]) == ("2", "1")
@@ -460,7 +467,8 @@ def test_a_comparison_has_the_answers_and_the_usage_of_both(talks: Cli) -> None:
         "approve": "shared", "reporter/t1": "shared", "reporter/t1/search-1": "shared",
         "reporter/t2": "different",
     }  # fmt: skip
-    assert data["runs"][1]["own"]["input_tokens"] == 0
+    mine, other = (run["own"]["input_tokens"] for run in data["runs"])
+    assert (mine, other) == (int(rows["r"][1]) - int(rows["g"][1]), 0)
 
 
 # ---- diff

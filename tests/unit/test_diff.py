@@ -165,8 +165,9 @@ def test_what_makes_a_step_differ_is_named() -> None:
     assert not other.same
 
 
-def test_usage_is_told_as_a_whole_and_since_the_runs_parted() -> None:
+def test_usage_is_told_as_a_whole_and_what_is_not_shared() -> None:
     base = run("r", [1, 2, 3], cost=0.5)
     found = diff(base, forked(base, "f", ("c",)))
-    assert (found.first.usage, found.first.own) == (Usage(30, 15, cost_usd=1.5), Usage())
+    assert found.first.usage == Usage(30, 15, cost_usd=1.5)
+    assert (found.first.own, found.second.own) == (Usage(10, 5, cost_usd=0.5), Usage())
     assert found.second.usage == Usage(20, 10, cost_usd=1.0), "what it does not share is not its"
