@@ -20,6 +20,7 @@ from flowkit.events import Event
 from flowkit.nodes import tool
 from flowkit.ports import Message
 from flowkit.store import SqlStore
+from flowkit.store.schema import MIGRATIONS
 from tests.fault.w12 import RESULT, Ledger, Report, Topic, w12
 
 ENDING: Final = ("step_done", "planned", "accepted", "rejected", "attempt_failed")
@@ -136,7 +137,7 @@ def soundness(database: Path) -> str:
         (told,) = connection.execute("PRAGMA integrity_check").fetchone()
         strangers = connection.execute("PRAGMA foreign_key_check").fetchall()
         schemas = connection.execute("SELECT count(*) FROM flowkit_schema").fetchone()
-    if strangers or schemas != (1,):
+    if strangers or schemas != (len(MIGRATIONS),):
         return f"{len(strangers)} rows without their run, {schemas[0]} schemas"
     return str(told)
 
