@@ -18,8 +18,19 @@ import anyio.abc
 import pytest
 
 from flowkit import Engine, Ref, StepFailed, workflow
-from flowkit.nodes.tools.corpus import Page, PageQuery
-from flowkit.nodes.tools.web import Fetched, FetchQuery, Refused, Web, fetch, read_page
+from flowkit.nodes.tools.corpus import Hits, Page, PageQuery, SearchQuery
+from flowkit.nodes.tools.web import (
+    Brave,
+    Fetched,
+    FetchQuery,
+    Refused,
+    Searcher,
+    SearXNG,
+    Web,
+    fetch,
+    read_page,
+    web_search,
+)
 from flowkit.nodes.tools.web.addresses import refusal
 from flowkit.nodes.tools.web.client import Unreachable
 from flowkit.store import MemoryStore
@@ -344,3 +355,73 @@ async def test_fetch_gives_the_beginning_of_what_came() -> None:
         async with Engine(MemoryStore()) as engine:
             with pytest.raises(StepFailed, match=r"port \d+ is not asked, only 80 and 443"):
                 await engine.run(fetching, query)
+
+
+# ---- search
+
+
+@workflow
+def searching(search: Ref[SearchQuery]) -> Ref[Hits]:
+    return web_search(search)
+
+
+def results(*urls: str) -> dict[str, Any]:
+    found = [{"url": url, "title": f"about {url}", "content": "a  b"} for url in urls]
+    return {"results": found}
+
+
+async def search_of(server: Server, searcher: Searcher) -> Hits:
+    async with Engine(MemoryStore(), resources=[open_to(server), searcher]) as engine:
+        return await engine.run(searching, SearchQuery(query="lighthouse 灯塔", limit=3))
+
+
+ASKED = "q=lighthouse+%E7%81%AF%E5%A1%94"
+
+
+async def test_searxng_gives_addresses_that_could_be_read_each_once() -> None:
+    urls = ("https://a.example/1", "https://a.example/1", "javascript:alert(1)", "file:///etc/passwd",
+            "https://b.example/", "http://c.example/x", "https://d.example/")  # fmt: skip
+    path = f"search?{ASKED}&format=json&language=auto"
+    body = json.dumps(results(*urls)).encode()
+    async with serving(**{path: answer_of(body, "application/json")}) as server:
+        found = await search_of(server, SearXNG(f"http://127.0.0.1:{server.port}/"))
+        assert [hit.id for hit in found.hits] == [urls[0], urls[4], urls[5]]
+        assert found.hits[0].snippet == "a b"
+
+
+async def test_a_search_that_fails_says_why() -> None:
+    path = f"search?{ASKED}&format=json&language=auto"
+    for answer, says in (
+        (answer_of(b"{}", status="403 F"), r"add json to its search\.formats"),
+        (answer_of(b"no json", "application/json"), "no JSON"),
+        (answer_of(b"{}", status="500 E"), "HTTP 500"),
+    ):
+        async with serving(**{path: answer}) as server:
+            with pytest.raises(StepFailed, match=says):
+                await search_of(server, SearXNG(f"http://127.0.0.1:{server.port}"))
+    async with serving(**{path: answer_of(b'{"results": "odd"}')}) as server:
+        found = await search_of(server, SearXNG(f"http://127.0.0.1:{server.port}"))
+        assert "Nothing found" in found.note
+
+
+async def test_a_key_goes_to_the_search_s_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRAVE_API_KEY", "secret-key-1")
+    hit = {"url": "https://a.example/", "title": "A", "description": "d"}
+    body = json.dumps({"web": {"results": [hit]}}).encode()
+    async with serving(secret=answer_of(b"other")) as other:
+        away = answer_of(b"", status="302 F", Location=f"http://127.0.0.1:{other.port}/secret")
+        answers = {f"s?{ASKED}&count=3": answer_of(body), f"away?{ASKED}&count=3": away}
+        async with serving(**answers) as server:
+            at = f"http://127.0.0.1:{server.port}"
+            found = await search_of(server, Brave(url=f"{at}/s"))
+            assert found.hits[0].id == "https://a.example/"
+            assert "x-subscription-token: secret-key-1" in server.asked[0].lower()
+            both = frozenset({f"127.0.0.1:{server.port}", f"127.0.0.1:{other.port}"})
+            with pytest.raises(Unreachable):
+                await Brave(url=f"{at}/away").search(Web(allow=both), "lighthouse 灯塔", 3)
+            assert len(other.asked) == 1
+            assert "secret-key-1" not in other.asked[0]
+    monkeypatch.delenv("BRAVE_API_KEY")
+    async with serving() as server:
+        with pytest.raises(StepFailed, match="set BRAVE_API_KEY"):
+            await search_of(server, Brave())

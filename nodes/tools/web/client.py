@@ -14,7 +14,7 @@ import contextlib
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -84,8 +84,10 @@ class Web:
     resolver: Resolver = field(default=resolve)
     verify: ssl.SSLContext | None = None
 
-    async def get(self, url: str, *, accept: str = "*/*") -> Answer:
-        """GET an address, through at most five redirects.
+    async def get(
+        self, url: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """GET an address, through at most five redirects. `headers` go to the first host alone.
 
         Raises:
             Refused: the address, or one that it redirects to, may not be asked.
@@ -93,10 +95,12 @@ class Web:
         """
         import httpcore2
 
+        first = urlsplit(self.checked(url)).netloc
         for _ in range(REDIRECTS_MAX + 1):
             url = self.checked(url)
+            given = (headers or {}) if urlsplit(url).netloc == first else {}
             try:
-                answer, moved = await self._once(url, accept)
+                answer, moved = await self._once(url, accept, given)
             except (httpcore2.TimeoutException, TimeoutError) as error:
                 raise Unreachable(
                     f"{_host(url)} did not answer within {self.timeout_s:g} s."
@@ -152,12 +156,15 @@ class Web:
                     raise Refused(f"{host} is not asked: {why}.")
         return found
 
-    async def _once(self, url: str, accept: str) -> tuple[Answer | None, str]:
+    async def _once(
+        self, url: str, accept: str, given: Mapping[str, str]
+    ) -> tuple[Answer | None, str]:
         """An answer, or where the server says that it has moved."""
         headers = [
             (b"Accept", accept.encode()),
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", self.user_agent.encode()),
+            *((name.encode(), value.encode()) for name, value in given.items()),
         ]
         async with self._stream(url, headers) as response:
             told = {name.lower(): value for name, value in response.headers}

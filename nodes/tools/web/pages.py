@@ -42,7 +42,7 @@ class Fetched(_Value):
 async def fetch(ctx: Context, query: FetchQuery) -> Fetched:
     """Fetch an address and give the answer's raw text: for JSON, feeds and plain files. To read a
     web page, use read_page."""
-    answer = await _web(ctx).get(query.url)
+    answer = await web_of(ctx).get(query.url)
     text = text_of(answer)
     return Fetched(
         url=answer.url, status=answer.status, media_type=answer.media_type,
@@ -56,13 +56,13 @@ async def read_page(ctx: Context, page: PageQuery) -> Page:
     come with numbers, which are no part of the text."""
     if not page.id.startswith(("http://", "https://")):
         return ctx.resource(Corpus).read(page.id, page.from_line)
-    answer = await _web(ctx).get(page.id, accept="text/html, application/pdf, */*;q=0.5")
+    answer = await web_of(ctx).get(page.id, accept="text/html, application/pdf, */*;q=0.5")
     if answer.status >= 400:
         raise Unreachable(f"{answer.url} answers HTTP {answer.status}. Take another source.")
     return piece_of(document_of(answer), page.from_line)
 
 
-def _web(ctx: Context) -> Web:
+def web_of(ctx: Context) -> Web:
     """The engine's way to the web; a plain one if it has none."""
     try:
         return ctx.resource(Web)
