@@ -185,28 +185,32 @@ class Corpus:
 
     def read(self, id: str, from_line: int = 1) -> Page:
         """A piece of a document from a line on. Raises `UnknownDocument`, `Unavailable`, `ValueError`."""
-        document = self.document(id)
-        lines = document.lines()
-        if not 1 <= from_line <= max(len(lines), 1):
-            raise ValueError(f"{id} has {len(lines)} lines, there is no line {from_line}.")
-        shown: list[str] = []
-        room = PIECE_CHARACTERS
-        for number, line in enumerate(lines[from_line - 1 :], from_line):
-            numbered = f"{number}| {line}"
-            if shown and len(numbered) > room:
-                break
-            shown.append(numbered)
-            room -= len(numbered) + 1
-        last = from_line + len(shown) - 1
-        return Page(
-            id=id,
-            title=document.title,
-            text="\n".join(shown),
-            from_line=from_line,
-            to_line=last,
-            lines=len(lines),
-            next_line=last + 1 if last < len(lines) else None,
-        )
+        return piece_of(self.document(id), from_line)
+
+
+def piece_of(document: Document, from_line: int = 1) -> Page:
+    """About `PIECE_CHARACTERS` of a document from a line on; `ValueError` if there is no such line."""
+    lines = document.lines()
+    if not 1 <= from_line <= max(len(lines), 1):
+        raise ValueError(f"{document.id} has {len(lines)} lines, there is no line {from_line}.")
+    shown: list[str] = []
+    room = PIECE_CHARACTERS
+    for number, line in enumerate(lines[from_line - 1 :], from_line):
+        numbered = f"{number}| {line}"
+        if shown and len(numbered) > room:
+            break
+        shown.append(numbered)
+        room -= len(numbered) + 1
+    last = from_line + len(shown) - 1
+    return Page(
+        id=document.id,
+        title=document.title,
+        text="\n".join(shown),
+        from_line=from_line,
+        to_line=last,
+        lines=len(lines),
+        next_line=last + 1 if last < len(lines) else None,
+    )
 
 
 @tool(timeout_s=30)

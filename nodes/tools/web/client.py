@@ -1,0 +1,300 @@
+"""`Web`: GET a page of the public internet, and nothing else.
+
+    host name -> every address judged -> connect to one of them -> headers -> decoded bytes, capped
+                                                     | redirect: judged again, from the beginning
+
+The judgement sits below every connection, so a name that answers differently the second time, a
+redirect, or a number that only the resolver understands leads nowhere else. Neither proxies of the
+environment nor cookies nor credentials take part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from urllib.parse import urljoin, urlsplit
+
+import anyio
+
+from flowkit.nodes.tools.web.addresses import refusal
+
+if TYPE_CHECKING:
+    import httpcore2
+
+Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+"""The addresses of a host name, in the order in which they should be tried."""
+
+PORTS: Final = frozenset({80, 443})
+BYTES_MAX: Final = 5_000_000
+REDIRECTS_MAX: Final = 5
+URL_CHARACTERS_MAX: Final = 4_000
+_CHUNK: Final = 65_536
+
+
+class Refused(ValueError):
+    """The address is not one that may be asked, or the answer is not one that may be taken."""
+
+
+class Unreachable(OSError):
+    """Nobody answered, or with an error; another source may help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server gave: where from in the end, and the decoded body, cut at `bytes_max`."""
+
+    url: str
+    status: int
+    media_type: str
+    charset: str
+    body: bytes
+    cut: bool = False
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """What the system's resolver says."""
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+@dataclass(frozen=True)
+class Web:
+    """A way to the public internet, to be given to an engine as a resource.
+
+    Args:
+        allow: `host:port` pairs that may be asked although they are not public, such as a search engine
+            in the host's own network. Names are compared as they stand in a URL.
+        ports: the other ports that may be asked.
+        bytes_max: of a decoded body; what is above is cut off.
+        timeout_s: for a connection, and for each piece of the answer.
+        user_agent: who we say we are.
+    """
+
+    allow: frozenset[str] = frozenset()
+    ports: frozenset[int] = PORTS
+    bytes_max: int = BYTES_MAX
+    timeout_s: float = 10.0
+    user_agent: str = "flowkit/1 (+https://pypi.org/project/flowkit-agents)"
+    resolver: Resolver = field(default=resolve)
+    verify: ssl.SSLContext | None = None
+
+    async def get(
+        self, url: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """GET an address, through at most five redirects. `headers` go to the first host alone.
+
+        Raises:
+            Refused: the address, or one that it redirects to, may not be asked.
+            Unreachable: no connection, no answer in time, or a broken one.
+        """
+        import httpcore2
+
+        first = urlsplit(self.checked(url)).netloc
+        for _ in range(REDIRECTS_MAX + 1):
+            url = self.checked(url)
+            given = (headers or {}) if urlsplit(url).netloc == first else {}
+            try:
+                answer, moved = await self._once(url, accept, given)
+            except (httpcore2.TimeoutException, TimeoutError) as error:
+                raise Unreachable(
+                    f"{_host(url)} did not answer within {self.timeout_s:g} s."
+                ) from error
+            except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
+                if isinstance(error, Refused | Unreachable):
+                    raise
+                raise Unreachable(f"{_host(url)} cannot be reached: {_first(error)}.") from error
+            if answer is not None:
+                return answer
+            url = urljoin(url, moved)
+        raise Refused(f"{_host(url)}: more than {REDIRECTS_MAX} redirects, which are not followed.")
+
+    def checked(self, url: str) -> str:
+        """The address as it will be asked; raises `Refused`."""
+        if len(url) > URL_CHARACTERS_MAX or not url.isprintable() or " " in url.strip():
+            raise Refused("that is no address: give one as http://host/path, without spaces.")
+        try:
+            parts = urlsplit(url.strip())
+            port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+            host = (parts.hostname or "").encode("idna").decode() if parts.hostname else ""
+        except ValueError as error:  # UnicodeError among them
+            raise Refused(f"that is no address: {error}.") from error
+        if parts.scheme not in ("http", "https"):
+            raise Refused(
+                f"only http and https are fetched, not {parts.scheme[:20] or 'a bare path'!r}."
+            )
+        if not host:
+            raise Refused("that address names no host.")
+        if parts.username is not None or parts.password is not None:
+            raise Refused("addresses with a user name or password in them are not fetched.")
+        if not self._allows(host, port) and port not in self.ports:
+            raise Refused(f"port {port} is not asked, only {_listed(self.ports)}.")
+        shown = f"[{host}]" if ":" in host else host
+        place = shown if parts.port is None else f"{shown}:{port}"
+        query = f"?{parts.query}" if parts.query else ""
+        return f"{parts.scheme}://{place}{parts.path or '/'}{query}"
+
+    def _allows(self, host: str, port: int) -> bool:
+        return f"{host}:{port}" in self.allow
+
+    async def addresses(self, host: str, port: int) -> Sequence[str]:
+        """The addresses that may be connected to; all of a host's must be public, or none is."""
+        try:
+            found = await self.resolver(host, port)
+        except (OSError, UnicodeError) as error:
+            raise Unreachable(f"{host} is not known: {_first(error)}.") from error
+        if not found:
+            raise Unreachable(f"{host} has no address.")
+        if not self._allows(host, port):
+            for address in found:
+                if why := refusal(address):
+                    raise Refused(f"{host} is not asked: {why}.")
+        return found
+
+    async def _once(
+        self, url: str, accept: str, given: Mapping[str, str]
+    ) -> tuple[Answer | None, str]:
+        """An answer, or where the server says that it has moved."""
+        headers = [
+            (b"Accept", accept.encode()),
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", self.user_agent.encode()),
+            *((name.encode(), value.encode()) for name, value in given.items()),
+        ]
+        async with self._stream(url, headers) as response:
+            told = {name.lower(): value for name, value in response.headers}
+            location = told.get(b"location", b"").decode("latin-1")
+            if response.status in (301, 302, 303, 307, 308) and location:
+                return None, location
+            kind, _, rest = told.get(b"content-type", b"").decode("latin-1").partition(";")
+            body, cut = await self._body(
+                response, told.get(b"content-encoding", b"").decode("latin-1")
+            )
+            return Answer(url, response.status, kind.strip().lower(), _charset(rest), body, cut), ""
+
+    @asynccontextmanager
+    async def _stream(
+        self, url: str, headers: Sequence[tuple[bytes, bytes]]
+    ) -> AsyncGenerator[httpcore2.Response, None]:
+        import httpcore2
+
+        every = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout_s)
+        async with (
+            httpcore2.AsyncConnectionPool(
+                ssl_context=self.verify, network_backend=_backend(self), max_connections=1
+            ) as pool,
+            pool.stream(
+                "GET",
+                url,
+                headers=[(b"Host", _netloc(url)), *headers],
+                extensions={"timeout": every},
+            ) as response,
+        ):
+            yield response
+
+    async def _body(self, response: httpcore2.Response, encoding: str) -> tuple[bytes, bool]:
+        """The decoded body. What a server packs although it was not asked is unpacked bit by bit."""
+        unpack = _unpacker(encoding.strip().lower())
+        parts: list[bytes] = []
+        room = self.bytes_max
+        async with aclosing(response.aiter_stream()) as stream:
+            async for chunk in stream:
+                for part in unpack(chunk, room + 1):
+                    parts.append(part[:room])
+                    if len(part) > room:
+                        return b"".join(parts), True
+                    room -= len(part)
+        return b"".join(parts), False
+
+
+def _unpacker(encoding: str) -> Callable[[bytes, int], Iterable[bytes]]:
+    if encoding in ("", "identity"):
+        return lambda chunk, room: (chunk,)
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise Refused(
+            f"the server packs its answer as {encoding[:20]!r}, though it was asked not to."
+        )
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    def unpack(chunk: bytes, room: int) -> Iterable[bytes]:
+        left = chunk
+        while left and room > 0:
+            try:
+                part = decoder.decompress(left, min(room, _CHUNK))
+            except zlib.error as error:
+                raise Unreachable(f"the server's answer cannot be unpacked: {error}.") from error
+            room -= len(part)
+            left = decoder.unconsumed_tail
+            yield part
+
+    return unpack
+
+
+def _backend(web: Web) -> httpcore2.AsyncNetworkBackend:
+    """Connections of httpcore, to addresses that were judged."""
+    import httpcore2
+
+    inner = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
+
+    class Guarded(httpcore2.AsyncNetworkBackend):
+        async def connect_tcp(  # its `timeout` is httpcore's
+            self,
+            host: str,
+            port: int,
+            timeout: float | None = None,  # noqa: ASYNC109
+            local_address: str | None = None,
+            socket_options: Iterable[Any] | None = None,
+        ) -> httpcore2.AsyncNetworkStream:
+            with anyio.fail_after(timeout):
+                *first, last = await web.addresses(host.strip("[]"), port)
+            for address in first:
+                with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                    return await inner.connect_tcp(
+                        address, port, timeout, local_address, socket_options
+                    )
+            return await inner.connect_tcp(last, port, timeout, local_address, socket_options)
+
+        async def connect_unix_socket(
+            self,
+            path: str,
+            timeout: float | None = None,  # noqa: ASYNC109
+            socket_options: Iterable[Any] | None = None,
+        ) -> httpcore2.AsyncNetworkStream:
+            raise Refused("no sockets of this machine are asked.")
+
+        async def sleep(self, seconds: float) -> None:
+            await anyio.sleep(seconds)
+
+    return Guarded()
+
+
+def _netloc(url: str) -> bytes:
+    return urlsplit(url).netloc.encode()
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or "that address"
+    except ValueError:
+        return "that address"
+
+
+def _charset(parameters: str) -> str:
+    for part in parameters.split(";"):
+        name, _, value = part.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip("\"'").lower()
+    return ""
+
+
+def _listed(ports: Iterable[int]) -> str:
+    return " and ".join(str(port) for port in sorted(ports))
+
+
+def _first(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
