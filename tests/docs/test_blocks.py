@@ -17,6 +17,7 @@ PAGES = [
     "docs/models.md",
     "docs/newsroom.md",
     "docs/postgres.md",
+    "docs/sandbox.md",
     "docs/testing.md",
 ]
 
