@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
+import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
 import anyio.from_thread
 import pytest
+from pydantic import BaseModel
 
 from flowkit import DeclarationError, Engine, Ref, StepFailed, Workflow, workflow
+from flowkit.nodes import Planner
 from flowkit.nodes.tools import python_tool
 from flowkit.nodes.tools.python import (
     Bubblewrap,
@@ -37,9 +41,14 @@ from flowkit.nodes.tools.python.sandbox import bad_name, cut
 from flowkit.nodes.tools.python.trial import Choice, failed
 from flowkit.nodes.tools.python.view import view_of
 from flowkit.store import MemoryStore
+from flowkit.testing import ScriptedModel, calls
 from flowkit.values import Artifact
 
 REAL: tuple[Sandbox, ...] = (Bubblewrap(), Launcher())
+
+
+class Question(BaseModel):
+    text: str
 
 
 @dataclass
@@ -410,6 +419,41 @@ def children() -> set[str]:
     return {number for task in tasks for number in (task / "children").read_text("ascii").split()}
 
 
+HOST = """
+import sys
+from flowkit.nodes.tools.python import Bubblewrap, Job, Launcher, Limits, Stop
+sandbox = {"bubblewrap": Bubblewrap, "launcher": Launcher}[sys.argv[1]]()
+code = f"import os; os.execv('/bin/sleep', ['sleep', '600.{sys.argv[2]}'])"
+sandbox.run(Job(code, limits=Limits(time_s=600, disk_bytes=int(sys.argv[2]))), Stop())
+"""
+
+
+@pytest.mark.parametrize("name", [each.name for each in REAL])
+def test_a_program_ends_with_its_host_that_is_killed(name: str) -> None:
+    if not any(each.real and each.real.name == name for each in THERE):
+        pytest.skip(f"no {name} here")
+    # In the command lines of the host, the sandbox's processes and the program: all but the keeper's.
+    mark = str(1_000_000_000 + secrets.randbelow(1 << 28))
+    with subprocess.Popen([sys.executable, "-c", HOST, name, mark]) as host:
+        until = time.monotonic() + 40
+        while not any(line.startswith(b"sleep") for line in marked(mark)):
+            assert time.monotonic() < until
+            assert host.poll() is None
+        host.kill()
+    while left := marked(mark):
+        assert time.monotonic() < until, left
+
+
+def marked(mark: str) -> list[bytes]:
+    found: list[bytes] = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            text = each.read_bytes()
+            if mark.encode() in text:
+                found.append(text)
+    return found
+
+
 @needs_one
 def test_a_job_that_is_told_to_stop_stops_at_once() -> None:
     stop = Stop()
@@ -419,6 +463,37 @@ def test_a_job_that_is_told_to_stop_stops_at_once() -> None:
     stop.close()
     assert outcome.ended == "stopped"
     assert time.monotonic() - began < 10
+
+
+# ---- in a planner's hands ----
+
+
+@needs_one
+async def test_a_planner_mends_its_program_by_what_the_result_says() -> None:
+    run_python = python_tool(sandboxes=THERE, files={"prices.csv": b"10\n20\n"})
+    analyst = Planner("Calculate.", takes=Question, returns=Question, tools=[run_python])
+
+    @workflow
+    def asked(question: Ref[Question]) -> Ref[Question]:
+        return analyst(question)
+
+    right = "sum(int(line) for line in open('prices.csv'))"
+    model = ScriptedModel(
+        [
+            calls(("run_python", {"code": "sum(open('price.csv'))"})),
+            calls(("run_python", {"code": right})),
+            calls(("answer", {"text": "30"})),
+        ]
+    )
+    async with Engine(MemoryStore(), workflows=[asked], model=model) as engine:
+        assert (await engine.run(asked, Question(text="The sum?"))).text == "30"
+    told = [
+        message.content or "" for message in model.requests[-1].messages if message.role == "tool"
+    ]
+    assert "FileNotFoundError" in told[0]
+    assert "os.listdir()" in told[0]
+    assert '"value":"30"' in told[1]
+    assert len(told[1]) < 200
 
 
 # ---- with the packages it is for ----

@@ -60,6 +60,9 @@ def read_order(words: list[str]) -> dict[str, Any]:
 def main() -> int:
     order = read_order(sys.argv[1:])
     parent = os.getpid()
+    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    if os.getppid() != order["host"]:  # it has died already
+        return 71
     try:
         unshare(order.get("uid"))
         child = os.fork()

@@ -74,7 +74,7 @@ def _command(
     view: View, limits: Limits, uid: int | None, filter: int, answer: int
 ) -> Sequence[str]:
     order = ["filter", str(filter), "answer", str(answer), "disk_bytes", str(limits.disk_bytes)]
-    order += ["entries", str(FILES_MAX)]
+    order += ["entries", str(FILES_MAX), "host", str(os.getpid())]
     if uid is not None:  # the guest program becomes that user, and by that has no capability left
         order += ["uid", str(uid), "capability", str(_SETGID), "capability", str(_SETUID)]
     for folder in view.folders:

@@ -148,13 +148,13 @@ seen = len(found)
     Probe("gain rights by a program", """
 import ctypes
 seen = ctypes.CDLL(None).prctl(39, 0, 0, 0, 0)
-""", r"1|nothing", ("exit",), failure=r"|ModuleNotFoundError|ImportError"),
+""", r"1|nothing", ("exit",), failure=r"|ModuleNotFoundError|ImportError|OSError"),
     Probe("have capabilities", """
 import ctypes, struct
 data = ctypes.create_string_buffer(24)
 ctypes.CDLL(None).capget(struct.pack("=II", 0x20080522, 0), data)
 seen = any(struct.unpack("=IIIIII", data.raw)[at] for at in (0, 1, 3, 4))
-""", r"False|nothing", ("exit",), failure=r"|ModuleNotFoundError|ImportError"),
+""", r"False|nothing", ("exit",), failure=r"|ModuleNotFoundError|ImportError|OSError"),
     Probe("run a daemon", """
 try:
     if os.fork() == 0:
@@ -481,7 +481,7 @@ deep(200)
     Probe("crash", """
 import ctypes
 ctypes.string_at(0)
-""", r".*", ("signal", "exit"), failure=r"|ModuleNotFoundError|ImportError"),
+""", r".*", ("signal", "exit"), failure=r"|ModuleNotFoundError|ImportError|OSError"),
     Probe("end oneself", "os.kill(os.getpid(), 15)", r".*", ("signal", "exit"),
           failure=r"|AttributeError|OSError"),
     Probe("shadow a module", """
