@@ -19,6 +19,7 @@ SCENARIOS = {
     "decide": "the pure fold and decision, in a long run over a short one",
     "import": "`import flowkit` over what it stands on, and the memory after it",
     "turns": "a planner's turns over HTTP: our own time and the journal's bytes as the talk grows",
+    "sandbox": "a call of each sandbox for a model's Python, over a plain subprocess",
     "idle": "memory of 1,000 runs that wait for a signal",
 }
 

@@ -49,6 +49,8 @@ LIVES_IN = {  # third-party packages with one home below the workflows
     "sqlalchemy": "store/",
 }
 
+INSIDE_A_SANDBOX = ("nodes/tools/python/guest.py",)  # a program that runs what a model wrote, there
+
 FRONT_DOOR = ROOT / "flowkit" / "__init__.py"
 needs_front_door = pytest.mark.skipif(
     not FRONT_DOOR.exists(), reason="flowkit/__init__.py is not written yet"
@@ -292,6 +294,7 @@ def test_cancellation_is_never_swallowed() -> None:
     found = [
         Place(name_of(file), node.lineno, "catches BaseException and goes on")
         for file in library()
+        if name_of(file) not in INSIDE_A_SANDBOX  # there all that the code raises is its result
         for node in nodes_of(file)
         if isinstance(node, ast.ExceptHandler) and "BaseException" in catches(node)
         # Raising it again, or handing it to a future that somebody waits on, is no swallowing.
@@ -310,6 +313,8 @@ def test_nothing_is_unpickled_and_no_text_is_run() -> None:
         for node in nodes_of(file):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 bad = [m for m in imported(node) if m.split(".")[0] in REBUILDS_CODE]
+            elif name_of(file) in INSIDE_A_SANDBOX:
+                continue
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 bad = [node.func.id] if node.func.id in RUNS_TEXT else []
             else:

@@ -18,6 +18,7 @@ PAGES = [
     "docs/models.md",
     "docs/newsroom.md",
     "docs/postgres.md",
+    "docs/sandbox.md",
     "docs/testing.md",
     "docs/upkeep.md",
     "docs/time_travel.md",

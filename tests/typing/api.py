@@ -46,6 +46,8 @@ from flowkit.nodes import (
     verifier,
     vote,
 )
+from flowkit.nodes.tools import python_tool
+from flowkit.nodes.tools.python import Code, PythonResult
 from flowkit.store import MemoryStore, SqlStore
 
 
@@ -465,6 +467,7 @@ assert_type(Judge("Is it clear?", checks=Report), Judge[Report])
 against = Judge("Does it answer?", checks=Report, evidence=Topic, accept_at=0.8, name="against")
 assert_type(against, Judge[Report, Topic])
 assert_type(Subflow(arities), Subflow[int, str])
+assert_type(python_tool(), Tool[Code, PythonResult])
 
 
 @workflow
