@@ -62,9 +62,11 @@ EVERY_KIND: tuple[e.Payload, ...] = (
     e.Rejected("h", "do better \N{SNOWMAN}"),
     e.OutcomeUnknown("crash"),
     e.Decided("done", Value.of("1"), "m1"),
+    e.Decided("set", _BIG),
     e.Waiting("sleep", "s", 1, 88.5),
     e.Signalled("go", 1, Value.of('{"ok":true}'), "m2", True),
     e.CancelRequested("enough", "m3"),
     e.RunEnded("failed", _ERROR, "a"),
-    e.Rewound(("plan/t1/a", "write@2"), _GRAPH, "r", "m"),
+    e.Rewound(("a@2", "plan/t1/x"), _GRAPH, "base", "m"),
+    e.Rewound(),
 )
