@@ -64,8 +64,8 @@ check: ## all that CI checks on a change
 	@$(MAKE) --no-print-directory test
 
 # INT lets pytest print what it has; the time box is a failure, not a pass.
-ci-long: $(VENV)/.stamp-dev ## the long tests, 20 minutes at most
-	timeout --signal=INT --kill-after=30s 20m \
+ci-long: $(VENV)/.stamp-dev ## the long tests, 30 minutes at most
+	timeout --signal=INT --kill-after=30s 30m \
 	    $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m 'long and not soak' $(PYTEST_ARGS)
 
 soak: $(VENV)/.stamp-dev ## crash and resume for an hour (SOAK_S=seconds)

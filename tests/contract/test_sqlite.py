@@ -717,7 +717,7 @@ async def test_after_a_failed_commit_somebody_elses_events_are_not_taken_for_our
     await sql.create(run())
     reopen = sql._place.reopen
 
-    def later() -> Session:
+    def later(*, unsure: bool = False) -> Session:
         """Meanwhile another process claims the run and goes on."""
         theirs = "'step_failed', 'a', 0, 1, '{}'"
         by_hand(
@@ -726,7 +726,7 @@ async def test_after_a_failed_commit_somebody_elses_events_are_not_taken_for_our
             "INSERT INTO flowkit_events (run, seq, at, kind, key, alternative, attempt, data) "
             f"SELECT id, 1, 13.5, {theirs} FROM flowkit_runs",
         )
-        return reopen()
+        return reopen(unsure=unsure)
 
     with failing_commit(sql, lands=False), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sql._place, "reopen", later)
