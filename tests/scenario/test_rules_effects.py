@@ -26,7 +26,7 @@ from flowkit import (
 from flowkit.dsl import Workflow
 from flowkit.errors import FlowkitError, ResumeError, StoreUnusable
 from flowkit.events import Event
-from flowkit.nodes import Plan, Subflow, planner, tool, verifier
+from flowkit.nodes import Judge, Plan, Subflow, planner, tool, verifier
 from flowkit.ports import Message
 from flowkit.store import MemoryStore
 from flowkit.testing import ScriptedModel
@@ -817,6 +817,18 @@ def test_a_probe_is_checked_where_it_is_declared() -> None:
         with pytest.raises(DeclarationError, match=text):
             loose(**options)(function)
     assert loose(effect="once", probe=any_of)(act).probe is not None
+
+
+def test_only_a_tool_happens_once_and_a_judge_does_not_look_with_one() -> None:
+    async def act(ctx: Context, n: int) -> str:
+        return "done"
+
+    for declare in (verifier, planner):
+        loose: Any = declare
+        with pytest.raises(DeclarationError, match="there is no option 'effect'"):
+            loose(effect="once", **({"tools": []} if declare is planner else {}))(act)
+    with pytest.raises(DeclarationError, match="'blind' has effect=\"once\"; a judge only looks"):
+        Judge("good?", checks=str, tools=[tool(act) | blind])
 
 
 def test_a_probe_is_no_part_of_a_tools_fingerprint_so_it_may_come_with_a_deploy() -> None:
