@@ -371,6 +371,32 @@ async def test_a_run_that_ends_asks_what_became_of_its_effect_and_begins_nothing
     assert len(bank.effects) == 1
 
 
+async def test_what_a_probe_says_after_the_end_of_the_run_is_not_recorded() -> None:
+    async def stubborn(ctx: Context, n: int) -> str | None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(7)
+        return "too late"
+
+    @tool(effect="once", probe=stubborn)
+    async def act(ctx: Context, n: int) -> str:
+        return await ctx.resource(Bank).charge(ctx, n)
+
+    @workflow
+    def acting(n: Ref[int]) -> Ref[str]:
+        return thank(act(n))
+
+    bank = Bank(hangs=1)
+    async with running(None, bank, grace_s=5) as engine:
+        handle = await engine.start(acting, 1, run_id="r")
+        await bank.inside.wait()
+        await handle.cancel()
+        with pytest.raises(RunCancelled):
+            await handle.result()
+    async with running(engine.store) as later:  # type: ignore[arg-type]
+        assert kinds(await journal(later, "r"))[-2:] == ["outcome_unknown", "run_ended"]
+        assert (await later.handle("r").record()).status == "cancelled"
+
+
 async def test_a_failed_run_asks_before_it_ends_and_a_retry_asks_again() -> None:
     @tool
     async def breaks(ctx: Context, n: int) -> str:

@@ -269,3 +269,33 @@ async def test_a_probe_is_not_asked_before_the_thread_of_the_timed_out_effect_ha
         with anyio.fail_after(LIMIT_S):
             assert await handle.result() == 1
     assert gates.log == ["paid", "asked"]
+
+
+async def test_a_probe_that_hangs_in_its_thread_does_not_hold_back_a_decided_repeat() -> None:
+    def look(ctx: Context, n: int) -> int | None:
+        gates = ctx.resource(Gates)
+        gates.begun.release()
+        assert gates.open.wait(LIMIT_S)
+        return None
+
+    @tool(effect="once", probe=look)
+    def pay(ctx: Context, n: int) -> int:
+        gates = ctx.resource(Gates)
+        gates.log.append("begun")
+        if len(gates.log) == 1:
+            return "no number"  # type: ignore[return-value]
+        return n
+
+    @workflow
+    def flow(n: Ref[int]) -> Ref[int]:
+        return pay(n)
+
+    gates = Gates()
+    async with Engine(MemoryStore(), resources=[gates]) as engine:
+        handle = await engine.start(flow, 1, run_id="r")
+        await wait(gates.begun.acquire)
+        await engine.decide("r", "pay", "repeat")
+        with anyio.fail_after(LIMIT_S):
+            assert await handle.result() == 1
+        gates.open.set()
+    assert gates.log == ["begun", "begun"]
