@@ -196,7 +196,6 @@ class Driver(Commits):
         given_up = list(self._flights.values())
         for flight in given_up:
             self.state.unmark(flight.slot)
-            flight.cut("late")
         unknown = ev.OutcomeUnknown("nothing was known of the effect when the run had to end")
         facts = [each.fact(unknown) for each in given_up if each.slot.intent or each.asks]
         await self.commit(facts)
