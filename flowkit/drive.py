@@ -139,12 +139,14 @@ class Driver(Commits):
             return False
         with anyio.move_on_after(self.kit.suspend_after_s) as lull:
             await self._wake.wait()
-        if not lull.cancelled_caught or not self._commands.idle or self._inbox or self.pending:
+        if self.leading:  # what is being appended may bring the run on: look again after it
+            self._wake.set()
+        held = self._wake.is_set() or self._inbox or self.pending
+        if not lull.cancelled_caught or not self._commands.idle or held:
             return False
         self._unloading = True
-        if (
-            due is None and self.state.due
-        ):  # a clock that was set has passed it; who sleeps, sleeps on
+        # A clock that was set has passed it; who sleeps, sleeps on.
+        if due is None and self.state.due:
             due = self.state.due[0][0]
         await self.commit([Fact(ev.Waiting(self._reason(), until=due))])
         if not (self.state.suspended and self._commands.idle) or self._inbox or self.pending:
@@ -194,7 +196,6 @@ class Driver(Commits):
         given_up = list(self._flights.values())
         for flight in given_up:
             self.state.unmark(flight.slot)
-            flight.cut("late")
         unknown = ev.OutcomeUnknown("nothing was known of the effect when the run had to end")
         facts = [each.fact(unknown) for each in given_up if each.slot.intent or each.asks]
         await self.commit(facts)
@@ -260,8 +261,7 @@ class Driver(Commits):
         return commands
 
     def _tell(self, event: Event) -> None:
-        kind = type(event.payload)
-        if kind is ev.Signalled and self._signalled is not None:
+        if type(event.payload) is ev.Signalled and self._signalled is not None:
             self._signalled.set()
             self._signalled = None
         elif isinstance(event.payload, ev.OutcomeUnknown) and event.key not in self.state.ready:

@@ -24,11 +24,11 @@ class Options(TypedDict, total=False):
 def policy_of(options: Mapping[str, Any], *others: str) -> Policy:
     """The policy of a declaration's options; `DeclarationError` for one that does not exist.
 
-    `others`: names that the declaration takes beside them, for the hint.
+    `others`: names that the declaration takes beside them, for the hint. `effect` is a tool's alone.
     """
     from difflib import get_close_matches
 
-    known = [*others, *(each.name for each in fields(Policy))]
+    known = [*others, *(each.name for each in fields(Policy) if each.name != "effect")]
     for name in options:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.5)

@@ -180,9 +180,10 @@ def tool(
     """
 
     def declare(found: Callable[..., Any]) -> Tool[Any, Any]:
-        return Tool(found, name or found.__name__, policy_of(policy), version, 3, probe)
+        return Tool(found, name or found.__name__, policy_of(policy, "effect"), version, 3, probe)
 
     if function is None:
         return declare
-    made: Tool[Any, Any] = Tool(function, name or function.__name__, policy_of(policy), version, 3)
+    plain = policy_of(policy, "effect")
+    made: Tool[Any, Any] = Tool(function, name or function.__name__, plain, version, 3, probe)
     return made

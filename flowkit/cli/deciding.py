@@ -17,6 +17,7 @@ from flowkit.cli.looking import find_run, is_driven, leave_message, on_store, pr
 from flowkit.cli.targets import Target, known_target, target_of_run
 from flowkit.cli.text import to_json
 from flowkit.engine import Engine
+from flowkit.events import FINAL
 from flowkit.ports import RunRecord
 from flowkit.state import State
 from flowkit.store import SqlStore
@@ -55,9 +56,13 @@ def refuse_driven(record: RunRecord, database: Database) -> None:
 
 async def _unknown(store: SqlStore, run_id: str, step: str | None) -> tuple[str, str]:
     """The step of unknown outcome that is meant, and its node."""
-    _, state = await Engine(store).state(run_id)
+    record, state = await Engine(store).state(run_id)
     known: State = state
     keys = list(known.unknown)
+    if record.status in FINAL:
+        reopened = record.status in ("failed", "quarantined")
+        how = f" Reopen it first: flowkit retry {run_id}." if reopened else ""
+        raise Problem(f"nothing to decide: run {run_id} has ended, it is {record.status}.{how}")
     if not keys:
         raise Problem(
             f"nothing to decide: no step of run {run_id} has an unknown outcome. Take it up without "

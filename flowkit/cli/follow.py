@@ -165,8 +165,9 @@ def _describe_run(event: Event, key: str) -> str:
     match event.payload:
         case ev.OutcomeUnknown(reason=reason):
             return f"{key} has an unknown outcome: {reason}"
-        case ev.Decided(how=how):
-            return f"{key or 'the run'}: decided: {how}"
+        case ev.Decided(how=how, message=message):
+            probe = ", by its probe" if event.key and not message else ""
+            return f"{key or 'the run'}: decided: {how}{probe}"
         case ev.Waiting(reason=reason, name=name) if event.key:
             return f"{key} waits for {reason} {name}".rstrip()
         case ev.Signalled(name=name, timed_out=late):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
     "docs/chaos.md",
+    "docs/cli.md",
     "docs/deploys.md",
     "docs/guide.md",
     "docs/models.md",
@@ -43,6 +45,23 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_console_session_of_the_command_line_page_goes_as_it_says(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(blocks("docs/cli.md")[0], "utf-8")
+    page = (ROOT / "docs/cli.md").read_text("utf-8")
+    (session,) = re.findall(r"^```console\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "FLOWKIT_DB": str(tmp_path / "r.db")}
+    for each in session.removeprefix("$ ").split("\n$ "):
+        command, *said = each.splitlines()
+        program, *args = shlex.split(command)
+        assert program == "flowkit"
+        done = subprocess.run(
+            [sys.executable, "-m", program, *args],
+            cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        given = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+        assert [line for line in said if line not in given] == [f"[exit code {done.returncode}]"]
 
 
 def test_every_page_with_python_blocks_is_run() -> None:

@@ -131,6 +131,43 @@ def publishing(topic: Ref[Topic]) -> Ref[Report]:
     return publish(write(topic))
 
 
+async def was_paid(ctx: Context, topic: Topic) -> Report | None:
+    said = Path("bank").read_text() if Path("bank").exists() else ""
+    if said == "away":
+        raise ConnectionError("the bank is away")
+    return Report(text=said) if said else None
+
+
+async def _pay(ctx: Context) -> Report:
+    note(ctx)
+    Path(f"paying-{ctx.step}").touch()
+    while not Path("safe").exists():
+        if Path("paying-card").exists() and Path("paying-cash").exists():
+            os.kill(os.getpid(), signals.SIGKILL)
+        await anyio.sleep(0.01)
+    return Report(text=f"paid by {ctx.step}")
+
+
+@tool(effect="once", probe=was_paid)
+async def card(ctx: Context, topic: Topic) -> Report:
+    return await _pay(ctx)
+
+
+@tool(effect="once")
+async def cash(ctx: Context, topic: Topic) -> Report:
+    return await _pay(ctx)
+
+
+@tool
+async def add_up(ctx: Context, one: Report, two: Report) -> Report:
+    return Report(text=f"{one.text}, {two.text}")
+
+
+@workflow
+def paying(topic: Ref[Topic]) -> Ref[Report]:
+    return add_up(card(topic), cash(topic))
+
+
 @tool
 async def hold(ctx: Context, report: Report) -> Report:
     note(ctx)

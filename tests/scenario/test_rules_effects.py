@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ import pytest
 import flowkit.events as ev
 from flowkit import (
     Budget,
+    BudgetExceeded,
     Context,
     DeadlineExceeded,
     DeclarationError,
@@ -26,7 +28,7 @@ from flowkit import (
 from flowkit.dsl import Workflow
 from flowkit.errors import FlowkitError, ResumeError, StoreUnusable
 from flowkit.events import Event
-from flowkit.nodes import Plan, Subflow, planner, tool, verifier
+from flowkit.nodes import Judge, Plan, Subflow, planner, tool, verifier
 from flowkit.ports import Message
 from flowkit.store import MemoryStore
 from flowkit.testing import ScriptedModel
@@ -65,6 +67,7 @@ class Bank:
     async def look(self, ctx: Context, n: int) -> Any:
         self.asked += 1
         self.keys.append(ctx.idempotency_key)
+        await anyio.sleep(1)
         match self.says:
             case "the truth":
                 return f"found {n}" if ctx.idempotency_key in self.effects else None
@@ -371,6 +374,32 @@ async def test_a_run_that_ends_asks_what_became_of_its_effect_and_begins_nothing
     assert len(bank.effects) == 1
 
 
+async def test_what_a_probe_says_after_the_end_of_the_run_is_not_recorded() -> None:
+    async def stubborn(ctx: Context, n: int) -> str | None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(7)
+        return "too late"
+
+    @tool(effect="once", probe=stubborn)
+    async def act(ctx: Context, n: int) -> str:
+        return await ctx.resource(Bank).charge(ctx, n)
+
+    @workflow
+    def acting(n: Ref[int]) -> Ref[str]:
+        return thank(act(n))
+
+    bank = Bank(hangs=1)
+    async with running(None, bank, grace_s=5) as engine:
+        handle = await engine.start(acting, 1, run_id="r")
+        await bank.inside.wait()
+        await handle.cancel()
+        with pytest.raises(RunCancelled):
+            await handle.result()
+    async with running(engine.store) as later:  # type: ignore[arg-type]
+        assert kinds(await journal(later, "r"))[-2:] == ["outcome_unknown", "run_ended"]
+        assert (await later.handle("r").record()).status == "cancelled"
+
+
 async def test_a_failed_run_asks_before_it_ends_and_a_retry_asks_again() -> None:
     @tool
     async def breaks(ctx: Context, n: int) -> str:
@@ -442,17 +471,35 @@ async def test_deaths_in_an_effect_that_a_probe_has_begun_again_come_to_an_end_t
 
 
 async def test_a_probe_is_asked_though_the_budget_is_used_up_and_one_at_a_time_may_run() -> None:
-    budget = Budget(attempts_max=1, parallel_max=1)
+    budget = Budget(wall_s_max=5, parallel_max=1)
     bank = Bank("value", hangs=1)
     async with running(None, bank) as engine:
-        with pytest.raises(FlowkitError, match="budget"):
-            await engine.run(twice, 1, run_id="r", budget=budget)
-        assert "decided done" in told(await journal(engine, "r"), "second")
+        with pytest.raises(BudgetExceeded):
+            await engine.run(shop, 1, run_id="r", budget=budget)
+        assert told(await journal(engine, "r")) == ["intent", "outcome_unknown", "decided done"]
 
 
-@workflow
-def twice(n: Ref[int]) -> Ref[str]:
-    return thank(thank(pay(n, id="second"), id="t1"), id="t2")
+async def test_a_planned_steps_shorter_time_limit_does_not_hold_for_its_probe() -> None:
+    async def slowly(ctx: Context, n: int) -> str | None:
+        await anyio.sleep(5)
+        return f"found {n}"
+
+    @tool(effect="once", probe=slowly, timeout_s=10)
+    async def act(ctx: Context, n: int) -> str:
+        return await ctx.resource(Bank).charge(ctx, n)
+
+    @planner(tools=[act])
+    async def hurried(ctx: Context, n: int) -> Plan | str:
+        if not ctx.turns:
+            return Plan([replace(act.step(n, id="buy"), timeout_s=1)], again=True)
+        return str(ctx.turns[0].results["buy"])
+
+    @workflow
+    def planned(n: Ref[int]) -> Ref[str]:
+        return hurried(n)
+
+    async with running(None, Bank(hangs=1)) as engine:
+        assert await engine.run(planned, 1) == "found 1"
 
 
 async def test_what_an_effect_gave_and_cannot_be_stored_is_unknown_and_never_tried_elsewhere() -> (
@@ -586,11 +633,42 @@ async def test_a_decision_after_the_probes_answer_changes_nothing() -> None:
     copy, bank = await killed(shop), Bank("value")
     async with running(copy, bank) as engine:
         handle = await engine.start(shop, 1, run_id="r")
-        await copy.post("r", Message("m", "decide", "pay", None, "repeat"))
+        async for event in handle.events():
+            if isinstance(event.payload, ev.Decided):
+                await copy.post("r", Message("m", "decide", "pay", None, "repeat"))
         assert await handle.result() == "thanks for found 1"
         with pytest.raises(ResumeError, match="'pay' of run 'r' has no unknown outcome"):
             await engine.decide("r", "pay", "repeat")
     assert bank.effects == []
+
+
+async def test_a_second_decision_does_not_stop_the_effect_that_the_first_one_began() -> None:
+    begun = anyio.Event()
+
+    @tool(effect="once", timeout_s=10)
+    async def act(ctx: Context, n: int) -> str:
+        if not begun.is_set():
+            begun.set()
+            await anyio.sleep(20)
+        bank.inside.set()
+        await anyio.sleep(5)
+        return "done"
+
+    @workflow
+    def acting(n: Ref[int]) -> Ref[str]:
+        return act(n)
+
+    bank = Bank()
+    async with running(None, bank) as engine:
+        handle = await engine.start(acting, 1, run_id="r")
+        await eventually_waiting(engine)
+        await engine.decide("r", "act", "repeat")
+        await bank.inside.wait()
+        await engine.store.post("r", Message("again", "decide", "act", None, "repeat"))
+        await engine.signal("r", "look")
+        assert await handle.result() == "done"
+        events = await journal(engine, "r")
+    assert told(events, "act")[-4:] == ["decided repeat", "intent", "decided repeat", "step_done"]
 
 
 # ---- the key
@@ -817,6 +895,18 @@ def test_a_probe_is_checked_where_it_is_declared() -> None:
         with pytest.raises(DeclarationError, match=text):
             loose(**options)(function)
     assert loose(effect="once", probe=any_of)(act).probe is not None
+
+
+def test_only_a_tool_happens_once_and_a_judge_does_not_look_with_one() -> None:
+    async def act(ctx: Context, n: int) -> str:
+        return "done"
+
+    for declare in (verifier, planner):
+        loose: Any = declare
+        with pytest.raises(DeclarationError, match="there is no option 'effect'"):
+            loose(effect="once", **({"tools": []} if declare is planner else {}))(act)
+    with pytest.raises(DeclarationError, match="'blind' has effect=\"once\"; a judge only looks"):
+        Judge("good?", checks=str, tools=[tool(act) | blind])
 
 
 def test_a_probe_is_no_part_of_a_tools_fingerprint_so_it_may_come_with_a_deploy() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -222,3 +223,81 @@ async def test_a_run_whose_timed_out_thread_goes_on_keeps_its_memory_and_does_no
         gates.open.set()
         assert await handle.result() == 1
     assert gates.log == ["begun", "ended", "begun", "ended"]
+
+
+@pytest.mark.parametrize("threaded", [True, False], ids=["def", "async def"])
+async def test_a_probe_is_not_asked_before_the_thread_of_the_timed_out_effect_has_ended(
+    threaded: bool,
+) -> None:
+    """Else it would say that nothing happened, and the effect would happen after that."""
+
+    def look(ctx: Context, n: int) -> int | None:
+        log = ctx.resource(Gates).log
+        log.append("asked")
+        return n if "paid" in log else None
+
+    async def look_async(ctx: Context, n: int) -> int | None:
+        return look(ctx, n)
+
+    declare: Any = tool
+    probe = look if threaded else look_async
+
+    @declare(effect="once", timeout_s=0.1, probe=probe)
+    def pay(ctx: Context, n: int) -> int:
+        gates = ctx.resource(Gates)
+        gates.begun.release()
+        assert gates.open.wait(LIMIT_S)
+        gates.log.append("paid")
+        return n
+
+    @workflow
+    def flow(n: Ref[int]) -> Ref[int]:
+        made: Ref[int] = pay(n)
+        return made
+
+    gates = Gates()
+    async with Engine(MemoryStore(), resources=[gates]) as engine:
+        handle = await engine.start(flow, 1, run_id="r")
+        await wait(gates.begun.acquire)
+        with anyio.fail_after(LIMIT_S):
+            async with aclosing(handle.events()) as events:
+                async for event in events:
+                    if isinstance(event.payload, ev.OutcomeUnknown):
+                        break
+        for _ in range(6):  # longer than a probe needs; it must not have begun
+            await anyio.sleep(0.05)
+        assert gates.log == []
+        gates.open.set()
+        with anyio.fail_after(LIMIT_S):
+            assert await handle.result() == 1
+    assert gates.log == ["paid", "asked"]
+
+
+async def test_a_probe_that_hangs_in_its_thread_does_not_hold_back_a_decided_repeat() -> None:
+    def look(ctx: Context, n: int) -> int | None:
+        gates = ctx.resource(Gates)
+        gates.begun.release()
+        assert gates.open.wait(LIMIT_S)
+        return None
+
+    @tool(effect="once", probe=look)
+    def pay(ctx: Context, n: int) -> int:
+        gates = ctx.resource(Gates)
+        gates.log.append("begun")
+        if len(gates.log) == 1:
+            return "no number"  # type: ignore[return-value]
+        return n
+
+    @workflow
+    def flow(n: Ref[int]) -> Ref[int]:
+        return pay(n)
+
+    gates = Gates()
+    async with Engine(MemoryStore(), resources=[gates]) as engine:
+        handle = await engine.start(flow, 1, run_id="r")
+        await wait(gates.begun.acquire)
+        await engine.decide("r", "pay", "repeat")
+        with anyio.fail_after(LIMIT_S):
+            assert await handle.result() == 1
+        gates.open.set()
+    assert gates.log == ["begun", "begun"]

@@ -48,6 +48,9 @@ class World:
     given: dict[tuple[str, int], object] = field(default_factory=dict[tuple[str, int], object])
     keys: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
     begun: Counter[Attempt] = field(default_factory=Counter[Attempt])
+    asked: Counter[str] = field(default_factory=Counter[str])
+    """How often a probe was asked, by step."""
+    living: list[Process] = field(default_factory=list["Process"])
     acknowledged: dict[int, Event] = field(default_factory=dict[int, Event])
     violations: list[str] = field(default_factory=list[str])
     zombies: int = 0
@@ -96,6 +99,20 @@ class Process:
     def is_owner(self, run_id: str) -> bool:
         run = self.world.store._runs.get(run_id)
         return run is not None and run.epoch == self.epoch
+
+    def is_haunted(self, run_id: str) -> bool:
+        """Whether attempts of a process that has lost the run may still be under way."""
+        return any(each.drives() and not each.is_owner(run_id) for each in self.world.living)
+
+    def ask(self, ctx: Context, given: tuple[object, ...]) -> None:
+        """A probe's first word: it must be given what the effect was given, and its key."""
+        place = (ctx.step, ctx.alternative)
+        if self.dead or not self.is_owner(ctx.run_id):
+            return
+        self.world.asked[ctx.step] += 1
+        known = (self.world.given.get(place), self.world.keys.get(place))
+        if known != (None, None) and known != ((given, ctx.feedback), ctx.idempotency_key):
+            self.world.accuse(f"the probe of {place} was given {given}, its effect {known}")
 
     def begin(self, ctx: Context, given: tuple[object, ...], *, inside: bool = False) -> None:
         """A node's first word: it must not have ended, and must be given what it was given before."""

@@ -62,6 +62,7 @@ class Maker:
     """Draws nodes, and places them."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.chance = random.Random(seed)
         self.traits = Traits()
         self.count = 0
@@ -127,19 +128,47 @@ class Maker:
         return tool(name=name, retries=self.pick(0, 1), backoff_s=1)(act)
 
     def once(self) -> Any:
-        """An effect that must not happen twice."""
+        """An effect that must not happen twice; one that gets stuck is stopped by its time limit."""
         name, before, after = self.name("once"), self.pick(0, 1, 5), self.pick(0, 1, 5)
+        own = random.Random(
+            f"{self.seed} {name}"
+        )  # drawn apart: the rest of a seed stays what it was
+        stuck = own.choice(("", "", "before", "after"))
+        probe = self.probe(name, own) if own.random() < 0.7 else None
+        if probe is not None:
+            self.traits.kinds.add("probe")
 
         async def act(ctx: Context, text: str) -> str:
             process = ctx.resource(Process)
             process.begin(ctx, (text,))
-            await anyio.sleep(before)
+            first = process.world.begun[ctx.step, ctx.alternative, ctx.attempt] == 1
+            await anyio.sleep(60 if first and stuck == "before" else before)
             value = short(name, text)
             process.effect(ctx, value)
-            await anyio.sleep(after)
+            await anyio.sleep(60 if first and stuck == "after" else after)
             return value
 
-        return tool(name=name, effect="once")(act)
+        declare: Any = tool
+        return declare(name=name, effect="once", timeout_s=20 if stuck else None, probe=probe)(act)
+
+    def probe(self, name: str, own: random.Random) -> Any:
+        """Looks for what an effect left in the world. At first it may not be able to tell."""
+        blind, nap, hangs = own.choice((0, 0, 1, 3)), own.choice((0, 1, 6)), own.random() < 0.3
+
+        async def look(ctx: Context, text: str) -> str | None:
+            process = ctx.resource(Process)
+            process.ask(ctx, (text,))
+            await anyio.sleep(nap)
+            if process.world.asked[ctx.step] <= blind:
+                await anyio.sleep(90 if hangs else 0)
+                raise ConnectionError("the books are closed")
+            if process.is_haunted(ctx.run_id):
+                raise ConnectionError("somebody may still be at it")
+            happened = process.world.effects[ctx.idempotency_key] > 0
+            return process.world.values[ctx.step] if happened else None
+
+        look.__name__ = f"look-{name}"
+        return look
 
     def fragile(self) -> Any:
         name = self.name("fragile")

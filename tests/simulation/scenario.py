@@ -132,7 +132,7 @@ class Scenario:
     async def play(self) -> tuple[World, int]:
         self.world = world = World(self.chance)
         self.oracle = Oracle(self.lots)
-        self.living: list[Process] = []
+        self.living = world.living
         before = {task.id for task in anyio.get_running_tasks()}
         try:
             with anyio.fail_after(STUCK_S):
@@ -279,7 +279,7 @@ class Scenario:
                 continue
             state = fold(await self.world.store.load(RUN))
             for step, slot in list(state.unknown.items()):
-                if any(each.drives() and not each.is_owner(RUN) for each in self.living):
+                if any(each.is_haunted(RUN) for each in self.living):
                     continue  # a zombie may still be at it
                 key = f"{RUN}/{slot.exec}/{slot.alternative}"
                 happened = bool(self.world.effects[key])

@@ -266,3 +266,37 @@ async def test_a_look_at_a_run_before_it_began_does_not_refuse_it_afterwards() -
     async with running(store, recover=True, workflows=[sleepy], poll_s=5) as engine:
         handle = await engine.start(sleepy, "x", run_id="r")  # at 8; the look of 5 ends at 9
         assert await handle.result() == "slept on x"
+
+
+class Busy(MemoryStore):
+    """Its appends about steps take a minute, as when the disk is busy."""
+
+    async def append(self, run_id: str, events: Sequence[Event], **rest: Any) -> Sequence[Message]:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(60 if any(event.key for event in events) else 0)
+        return await super().append(run_id, events, **rest)
+
+
+@tool
+async def long_nap(ctx: Context, text: str) -> str:
+    await ctx.sleep(90)
+    return f"slept on {text}"
+
+
+@workflow
+def rested(text: Ref[str]) -> Ref[str]:
+    return answer(long_nap(text, id="nap"))
+
+
+async def test_a_run_is_not_put_to_rest_while_the_end_of_a_step_is_being_appended() -> None:
+    """Its row would say that it waits for nothing, and after a crash nobody would take it up."""
+    ahead = [0.0]
+    clock = World(lambda: now() + ahead[0])
+    async with running(Busy(now=now), lease_s=1000, suspend_after_s=50, world=clock) as engine:
+        handle = await engine.start(rested, "x", run_id="r")
+        await anyio.sleep(70)  # it sleeps; its wait was appended at 60
+        ahead[0] = 30.0  # by the clock its time is over, and nothing runs or is due
+        await engine.signal("r", "look")
+        assert await handle.result() == "answer to slept on x"
+        events = (await engine.store.load("r")).events
+    assert [event.key for event in events if event.kind == "waiting"] == ["nap"]

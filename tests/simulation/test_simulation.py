@@ -48,7 +48,7 @@ def test_a_seed_is_the_same_scenario_again() -> None:
 def test_every_kind_of_node_and_wait_is_drawn() -> None:
     kinds = {kind for seed in range(120) for kind in peace(seed)[0].traits.kinds}
     assert kinds >= {
-        "tool", "once", "spare", "split", "check", "inner", "planner", "gather", "agent", "doubt",
+        "tool", "once", "probe", "spare", "split", "check", "inner", "planner", "gather", "agent", "doubt",
         "fragile", "sleep", "signal", "timeout", "call", "model", "late",
     }  # fmt: skip
 

@@ -164,6 +164,28 @@ async def merge(ctx: Context, pages: Sequence[Page], note: str) -> Report:
     return Report(text=note)
 
 
+async def find_receipt(ctx: Context, report: Report) -> Receipt | None:
+    """What became of an effect: its receipt, or None if it did not happen."""
+    return None
+
+
+def look_up(ctx: Context, report: Report, note: str) -> Receipt | None:
+    """A plain function runs in a worker thread."""
+    return Receipt(id=note)
+
+
+@tool(effect="once", probe=find_receipt, timeout_s=10)
+async def send(ctx: Context, report: Report) -> Receipt:
+    return Receipt(id=ctx.idempotency_key)
+
+
+@tool(effect="once", probe=look_up)
+def post(ctx: Context, report: Report, note: str) -> Receipt:
+    return Receipt(id=note)
+
+
+assert_type(send, Tool[Report, Receipt])
+assert_type(post, Tool[Report, str, Receipt])
 assert_type(read, Tool[Page, Page])
 assert_type(split, Tool[Page, list[Topic]])
 assert_type(merge, Tool[Sequence[Page], str, Report])

@@ -19,6 +19,7 @@ from api import (
     arities,
     cites_sources,
     eight_in,
+    find_receipt,
     join,
     loop,
     merge,
@@ -98,6 +99,30 @@ def alternatives() -> None:
     search | publish  # pyright mypy ty
     search | cites_sources  # pyright mypy ty
     search | "archive"  # pyright mypy ty
+
+
+# ---- probes ----
+
+
+@tool(effect="once", probe=find_receipt)  # pyright mypy ty
+async def takes_else(ctx: Context, page: Page) -> Receipt:
+    return Receipt(id="")
+
+
+@tool(effect="once", probe=find_receipt)  # pyright mypy ty
+async def gives_else(ctx: Context, report: Report) -> Page:
+    return Page(text="")
+
+
+@tool(effect="once", probe=find_receipt)  # pyright mypy ty
+async def takes_more(ctx: Context, report: Report, page: Page) -> Receipt:
+    return Receipt(id="")
+
+
+tool(probe=find_receipt)  # pyright mypy ty
+tool(effect="pure", probe=find_receipt)  # pyright mypy ty
+tool(effect="once", probe="find_receipt")  # pyright mypy ty
+tool(effect="once", probe=find_receipt, retries=1)  # pyright mypy ty
 
 
 # ---- map ----

@@ -189,6 +189,21 @@ def test_a_probe_is_started_for_what_is_unknown_once_for_each_claim_and_before_t
     assert [end.status for end in run.ends()] == ["cancelled"]
 
 
+@pytest.mark.parametrize("late", [ev.OutcomeUnknown("the probe failed"), ev.Decided("done")])
+def test_what_a_probe_says_after_a_persons_decision_changes_nothing(late: Payload) -> None:
+    run = Run(tool("a", node="once"))
+    run.state.probed = {"once"}
+    run.tell(ev.Intent("h"), "a", 1)
+    run.tell(ev.OutcomeUnknown("a time-out"), "a", 1)
+    run.begin("a")
+    run.tell(ev.Decided("repeat", message="m"), "a")
+    run.tell(late, "a", 1)
+    assert not run.state.unknown
+    run.state.unmark(run.state.slots["a"])
+    assert run.starts() == ["a"]
+    assert run.state.slots["a"].status == "ready"
+
+
 def test_the_fourth_claim_in_a_row_after_deaths_quarantines() -> None:
     run = Run(tool("a"))
     for claim in (2, 3):

@@ -125,8 +125,9 @@ class Life:
         flying = [slot for key, slot in self.state.running.items() if key not in self.state.parked]
         if self.state.ended is not None:
             return False
-        if self.commands.stop:
-            for slot in list(self.state.running.values()):
+        stopped = [slot for slot in self.state.running.values() if slot.status != "unknown"]
+        if self.commands.stop and stopped:  # a probe goes on, until the grace period is over
+            for slot in stopped:
                 self.state.unmark(slot)
             self.append([])
             return True
