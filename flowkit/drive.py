@@ -81,6 +81,7 @@ class Driver(Commits):
         """The first facts are on disk, or this driver is gone without them; who hosts it says the latter."""
         self._tasks: TaskGroup | None = None
         state.probed = {name for name, node in self.nodes.items() if node.probe is not None}
+        state.ask_probes()  # of a fork, or after a deploy, the claim is folded already
         self._draining = False
         self._unloading = False
         self._unloaded = False

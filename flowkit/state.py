@@ -194,8 +194,7 @@ class State(Steps):
             message = f"the process died {self.claims} times in a row here; suspects: {suspects}"
             self.owed.append(Fact(ev.RunEnded("quarantined", Error("RunQuarantined", message))))
         self.claims += 1
-        for slot in [each for each in self.unknown.values() if each.node in self.probed]:
-            self.offer(slot)  # its probe may know by now
+        self.ask_probes()
         for slot in [slot for slot in self.ready.values() if slot.intent]:
             self.owe(slot, ev.OutcomeUnknown("the process ended while the effect was under way"))
 

@@ -74,6 +74,11 @@ class Steps:
         slot.since = self.seq
         self.ready[slot.exec] = slot
 
+    def ask_probes(self) -> None:
+        """What is unknown may start: its probe may know by now."""
+        for slot in [each for each in self.unknown.values() if each.node in self.probed]:
+            self.offer(slot)
+
     def doubt(self, slot: Slot, reason: str) -> None:
         """Its outcome is unknown: a probe may find out, else somebody decides."""
         if not (slot.intent or slot.status == "unknown"):

@@ -22,6 +22,7 @@ PAGES = [
     "docs/postgres.md",
     "docs/sandbox.md",
     "docs/testing.md",
+    "docs/tools.md",
     "docs/upkeep.md",
     "docs/time_travel.md",
 ]

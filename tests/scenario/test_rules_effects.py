@@ -932,3 +932,27 @@ async def test_a_probe_that_comes_with_a_deploy_is_asked_for_runs_that_wait() ->
     bank = Bank("value")
     async with running(store, bank) as engine:
         assert await engine.run(workflow(blind_shop), 1, run_id="r") == "thanks for found 1"
+
+
+@pytest.mark.parametrize("how", ["resume", "deploy", "fork"])
+async def test_a_probe_that_could_not_tell_is_asked_again_whoever_takes_the_run_up(
+    how: str,
+) -> None:
+    @tool(version="2")
+    async def thank(ctx: Context, receipt: str) -> str:
+        return f"thanks for {receipt}"
+
+    def patient_shop(n: Ref[int]) -> Ref[str]:
+        return thank(patient(n))
+
+    old: Any = globals()["patient_shop"]
+    store, away = await killed(old), Bank("raises")
+    async with running(store, away, workflows=[old]) as engine:
+        await engine.take("r")
+        await eventually_waiting(engine)
+    assert away.asked == 1
+    flow = workflow(patient_shop) if how == "deploy" else old
+    async with running(store, bank := Bank("value"), workflows=[flow]) as engine:
+        handle = await engine.fork("r") if how == "fork" else await engine.take("r")
+        assert await handle.result() == "thanks for found 1"
+    assert (bank.asked, bank.effects) == (1, [])
