@@ -77,6 +77,7 @@ class Driver(Commits):
         self._wake = anyio.Event()
         self._signalled: anyio.Event | None = None
         self._durable = state.seq
+        self._reached = 0.0
         self.begun = anyio.Event()
         """The first facts are on disk, or this driver is gone without them; who hosts it says the latter."""
         self._tasks: TaskGroup | None = None
@@ -127,8 +128,12 @@ class Driver(Commits):
         if due is None:  # as most of the time, which saves a scope and five objects for each run
             await self._wake.wait()
         else:
-            with anyio.move_on_after(max(due - self.world.now(), 0.0)):
+            with anyio.move_on_after(max(due - self.world.now(), 0.0)) as nap:
                 await self._wake.wait()
+            if nap.cancelled_caught:
+                self._reached = (
+                    due  # whatever a clock says that has stopped, or gone back meanwhile
+                )
         self._wake = anyio.Event()
 
     async def _idle(self) -> bool:
@@ -278,7 +283,7 @@ class Driver(Commits):
     def _fold(self, facts: Sequence[Fact]) -> tuple[list[Event], Commands]:
         """Fold the facts and whatever follows from them; what to do after the commit."""
         events: list[Event] = []
-        now = max(self.world.now(), self.state.at)
+        now = max(self.world.now(), self.state.at, self._reached)
         due: Sequence[Fact] = facts
         while True:
             for fact in due:

@@ -39,7 +39,7 @@ from flowkit.kit import Kit
 from flowkit.ports import Journal, Message, RunQuery, RunRecord
 from flowkit.rewind import Fold, graph_of, in_place
 from flowkit.runner import guarded
-from flowkit.state import State
+from flowkit.state import CLAIMS_MAX, State
 
 FIRST_EPOCH = 1 << 40
 """A run's first epoch; the lower 40 bits belong to a distributed engine's own token."""
@@ -386,8 +386,15 @@ class Hosting:
 
     async def _take_open(self, run_id: str) -> None:
         journal = await self.store.load(run_id)
-        if journal.record.status in OPEN:
+        if journal.record.status in OPEN and not self._must_wait(journal):
             await self.take(journal)
+
+    def _must_wait(self, journal: Journal) -> bool:
+        """Of runs whose process has died again and again, one at a time: so it shows whose fault it is."""
+        last = journal.events[1 - CLAIMS_MAX :]
+        return all(type(event.payload) is ev.Claimed for event in last) and any(
+            driver.state.claims >= CLAIMS_MAX for driver in self.drivers.values()
+        )
 
 
 def mismatch(record: RunRecord, changes: Sequence[str], refusal: str) -> VersionMismatch:

@@ -150,6 +150,10 @@ class Codec:
             text = compact(plain)
         except (ValueError, TypeError, RecursionError) as error:
             raise self._refused(value, error) from error
+        for where, leaf in _leaves(value, self.name):
+            if isinstance(leaf, Iterator):  # and it has been: an empty list would be stored
+                kind = type(cast(object, leaf)).__name__
+                raise ValueRefused(f"{where}: a {kind} can be read once only. Return a list of it.")
         if "NaN" in text or "Infinity" in text:
             _refuse_lost(plain, self.name)
         if "null" in text or "\ufffd" in text or "\\ufffd" in text:

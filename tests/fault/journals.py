@@ -62,6 +62,6 @@ def copied(folder: Path, into: Path) -> Path:
     """A folder as its dead process left it; SQLite makes its -shm anew."""
     into.mkdir()
     for path in folder.iterdir():
-        if not path.name.endswith("-shm"):
+        if path.is_file() and not path.name.endswith("-shm"):
             shutil.copyfile(path, into / path.name)
     return into
