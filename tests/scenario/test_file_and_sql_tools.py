@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,12 @@ def test_what_a_query_gives_is_capped_and_can_be_stored(database: Path) -> None:
         source.query(endless, [])
     summed = source.query("SELECT brand, sum(amount) FROM sales WHERE brand = ? GROUP BY 1", ["b1"])
     assert summed.rows[0][0] == "b1"
+
+
+def test_the_file_itself_is_opened_read_only(database: Path) -> None:
+    readonly = pytest.raises(sqlite3.OperationalError, match="readonly")
+    with closing(SqliteDatabase(database)._connect()) as connection, readonly:
+        connection.execute("DELETE FROM sales")
 
 
 @workflow

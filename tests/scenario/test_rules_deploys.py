@@ -430,3 +430,31 @@ async def test_a_failed_run_is_retried_by_mended_code() -> None:
         assert (plan.refusal, actions(plan)) == ("", {"before": "reuse", "work": "run"})
         assert await (await engine.retry("r")).result() == 1
     assert [entry.split()[0] for entry in log] == ["before", "work", "work"]
+
+
+async def test_a_wait_that_was_over_before_the_deploy_is_over_after_it() -> None:
+    def waiting(version: str) -> Workflow[int, int]:
+        @tool
+        async def ask(ctx: Context, n: int) -> int:
+            try:
+                return int(await ctx.signal("never", timeout_s=20))
+            except TimeoutError:
+                return n
+
+        @tool(version=version)
+        async def last(ctx: Context, n: int) -> int:
+            return n
+
+        @workflow
+        def waiting(n: Ref[int]) -> Ref[int]:
+            return last(ask(n))
+
+        return waiting
+
+    store = memory()
+    async with running(store) as engine:
+        assert await engine.run(waiting("1"), 7, run_id="r") == 7
+        (over,) = of(await journal(engine, "r"), ev.Signalled)
+    copy = await crashed(store, "r", over.seq)
+    async with running(copy, workflows=[waiting("2")]) as engine:
+        assert await engine.resume("r") == 7

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import socket
+import tracemalloc
 import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -227,6 +228,17 @@ async def test_a_body_is_capped_after_it_is_unpacked() -> None:
             await web.get(f"{at}/odd")
         with pytest.raises(Unreachable, match="cannot be unpacked"):
             await web.get(f"{at}/bad")
+
+
+async def test_a_packed_bomb_is_never_whole_in_memory() -> None:
+    bomb = gzip.compress(b"0" * 200_000_000, compresslevel=1)
+    async with serving(bomb=answer_of(bomb, "text/plain", Content_Encoding="gzip")) as server:
+        web = open_to(server, bytes_max=2_000_000)
+        tracemalloc.start()
+        await web.get(f"http://127.0.0.1:{server.port}/bomb")
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 20_000_000, f"{peak:,} bytes at once"
 
 
 async def test_no_cookie_credential_or_referrer_is_sent() -> None:
