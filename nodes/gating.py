@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-SUCCESS: Final = 0.3
+SUCCESS: Final = 0.2
 """What a tool that always fails loses of its relevance."""
 
 LATENCY: Final = 0.1

@@ -116,7 +116,7 @@ def test_success_and_speed_decide_among_equals_and_balance_does_not_save_what_fa
         "good": Record(successes=100, seconds=10.0),
     }
     chosen, _ = choose(relevance, 4, lambda name: known.get(name, Record()), None)
-    assert [each.tool for each in chosen] == ["good", "slow", "new", "fails"]
+    assert (chosen[0].tool, chosen[-1].tool) == ("good", "fails")
     found = route(relevance, known, 2, 400)
     assert found["fails"] < 20
     assert found["new"] > 40, "what nobody knows is tried"
