@@ -110,6 +110,8 @@ def plain(tools: Sequence[AnyNode]) -> Choose:
     texts = [(json.dumps(schema, ensure_ascii=False),) for schema in tool_schemas(tools)]
     index.executemany("INSERT INTO tools (text) VALUES (?)", texts)
 
+    names = [tool.name for tool in tools]
+
     def choose(query: str) -> Sequence[str]:
         words = dict.fromkeys(re.findall(r"\w+", query.lower()))
         match = " OR ".join(f'"{word}"' for word in words)
@@ -117,7 +119,7 @@ def plain(tools: Sequence[AnyNode]) -> Choose:
             "SELECT rowid FROM tools WHERE tools MATCH ? ORDER BY bm25(tools), rowid LIMIT ?",
             (match or '""', K),
         )
-        return [tools[row - 1].name for (row,) in found]
+        return [names[int(row) - 1] for (row,) in found]
 
     return choose
 
@@ -197,7 +199,7 @@ def _name(name: str) -> str:
 
 
 def _tool(function: Mapping[str, Any]) -> AnyNode:
-    properties = function["parameters"].get("properties") or {}
+    properties = cast("dict[str, Any]", function["parameters"].get("properties") or {})
     takes = {name: Annotated[Any, WithJsonSchema(part)] for name, part in properties.items()}
     made = AnyNode(_name(function["name"]), takes, str, Policy())
     made.description = function["description"]

@@ -337,3 +337,13 @@ async def test_what_was_found_stays_shown_when_old_turns_are_left_out() -> None:
         await engine.run(flow_of(node), WHY)
     assert not any(text.startswith("These can be called") for text in heard(model.requests[-1]))
     assert names(model.requests[-1]) == names(model.requests[1]) != names(model.requests[0])
+
+
+async def test_trajectories_side_by_side_have_a_choice_each() -> None:
+    model = ScriptedModel(lambda request, index: answer() if request.tools else '{"text": "all"}')
+    async with running(None, Log(), model=model) as engine:
+        result = await engine.run(flow_of(agent(scale=True)), WHY, run_id="r")
+        events = await journal(engine, "r")
+    assert result.text == "all"
+    chosen = [each.key for each in of(events, ev.StepDone) if each.key.endswith("/find_tools")]
+    assert len(set(chosen)) == 8
