@@ -155,30 +155,30 @@ class Talk:
     def fold(self, turn: Turn) -> None:
         """Take in one more turn that has ended."""
         answer = turn.answers.get("")
-        reads = self.tools.read(answer.message) if answer is not None else ()
-        self.conversation.add(self._said(turn, answer, reads))
+        found = self.tools.read(answer.message) if answer is not None else ()
+        self.conversation.add(self._said(turn, answer, found))
         self.turns += 1
         for step in turn.steps:
             key = identity(step)
             self.made[key] = self.made.get(key, 0) + 1
         if self.tools.routing is not None:
-            called = (*(read.tool for read in reads), *(step.tool for step in turn.steps))
+            called = (*(read.tool for read in found), *(step.tool for step in turn.steps))
             self.tools = self.tools.showing([*self.tools.routing.found(turn), *called])
 
-    def _said(self, turn: Turn, answer: ModelAnswer | None, reads: Sequence[Read]) -> Said:
+    def _said(self, turn: Turn, answer: ModelAnswer | None, found: Sequence[Read]) -> Said:
         summary = turn.answers.get("summary")
         short = summary.message.content if summary is not None else None
         if answer is None:  # its model said nothing that was kept, such as a turn that was dropped
             return Said(feedback=tuple(turn.feedback), summary=short, shrunk=turn.overflows)
         steps = {step.id: step for step in turn.steps}
-        done = [
+        reads = [
             self._as_done(read, call, steps)
-            for read, call in zip_longest(reads, turn.calls)
+            for read, call in zip_longest(found, turn.calls)
             if read is not None
         ]
-        message = settled_message(answer.message, done)
-        results = tuple((read.id, self._result(read.id, turn)) for read in done)
-        feedback = tuple(turn.feedback) if turn.calls or not done else ()
+        message = settled_message(answer.message, reads)
+        results = tuple((read.id, self._result(read.id, turn)) for read in reads)
+        feedback = tuple(turn.feedback) if turn.calls or not reads else ()
         tokens = answer.usage.input_tokens
         return Said(message, results, feedback, tokens, short, turn.overflows)
 
