@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from benchmarks.report import REPEATS
@@ -20,6 +21,7 @@ SCENARIOS = {
     "import": "`import flowkit` over what it stands on, and the memory after it",
     "turns": "a planner's turns over HTTP: our own time and the journal's bytes as the talk grows",
     "sandbox": "a call of each sandbox for a model's Python, over a plain subprocess",
+    "router": "how often the right tool is among the 8 that a router chooses of 100 and of 1,000",
     "idle": "memory of 1,000 runs that wait for a signal",
 }
 
@@ -33,7 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON line for each row")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a goal is missed")
     parser.add_argument("--repeats", type=int, default=REPEATS, help="of each measurement")
+    parser.add_argument("--data", type=Path, help="router: a folder of function-calling data")
     options = parser.parse_args(arguments)
+    if options.data is not None and (options.scenario != "router" or not options.data.is_dir()):
+        parser.error("--data is a folder, for the scenario router")
     if options.repeats < 1 or (options.n is not None and options.n < 1):
         parser.error("--n and --repeats are at least 1")
     if options.scenario is None:
@@ -44,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     missed = False
     for name in names:
         scenario: Any = import_module(_MODULES.get(name, f"benchmarks.{name}"))
-        for row in scenario.rows(options.n, options.repeats):
+        more = {"data": options.data} if options.data is not None else {}
+        for row in scenario.rows(options.n, options.repeats, **more):
             print(row.as_json() if options.json else row.as_text(), flush=True)
             missed = missed or not row.ok
     return 1 if missed and options.strict else 0

@@ -9,8 +9,11 @@ from flowkit.node import AnyNode
 from flowkit.nodes.agent import Planner
 from flowkit.nodes.checks import FitsSchema, PythonParses
 from flowkit.nodes.code_planner import CodePlanner, planner
+from flowkit.nodes.gating import Chosen, ToolChoice
 from flowkit.nodes.judge import Judge, Verdict
 from flowkit.nodes.node import Fallback, Node
+from flowkit.nodes.records import ToolRecords
+from flowkit.nodes.router import Router
 from flowkit.nodes.sampling import Sampled, best_of, vote
 from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.tool import Tool, tool
@@ -19,6 +22,7 @@ from flowkit.plan import Failure, Findings, Plan, Planned, Turn
 
 __all__ = [
     "AnyNode",
+    "Chosen",
     "CodePlanner",
     "Failure",
     "Fallback",
@@ -30,9 +34,12 @@ __all__ = [
     "Planned",
     "Planner",
     "PythonParses",
+    "Router",
     "Sampled",
     "Subflow",
     "Tool",
+    "ToolChoice",
+    "ToolRecords",
     "Turn",
     "Verdict",
     "Verifier",

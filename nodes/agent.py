@@ -22,6 +22,7 @@ from flowkit.nodes.context import DEFAULT, ContextPolicy, Conversation
 from flowkit.nodes.mending import bare, read_json
 from flowkit.nodes.node import Node
 from flowkit.nodes.options import Options, check_tools, policy_of
+from flowkit.nodes.router import Router, Routing
 from flowkit.nodes.sampling import Sampled
 from flowkit.nodes.subflow import Subflow
 from flowkit.nodes.talk import (
@@ -92,6 +93,7 @@ class Planner(Node[*Ts, R]):
         takes: the type of the task, or a tuple of up to three. returns: the type of the answer;
             `str` for plain text, anything else is given by a tool `answer` of that schema.
         tools: what it may call: tools, fallbacks, other planners, whole workflows.
+        router: shows only the tools that fit, where there are many (`flowkit.nodes.router`).
         style: "interleaved" thinks turn by turn; "upfront" asks for a whole plan first, with what
             depends on what, and comes back to it with the results.
         calls: "native"; or "json" for a model whose server has no calls of tools: it is told to
@@ -113,7 +115,7 @@ class Planner(Node[*Ts, R]):
     @overload
     def __init__(
         self: Planner[A, Out], instructions: str, *, takes: type[A], returns: type[Out],
-        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), name: str = "planner",
+        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), router: Router | None = None, name: str = "planner",
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
@@ -123,7 +125,7 @@ class Planner(Node[*Ts, R]):
     def __init__(
         self: Planner[A, B, Out], instructions: str, *, takes: tuple[type[A], type[B]],
         returns: type[Out], tools: Sequence[AnyNode | Workflow[Any, Any]] = (),
-        name: str = "planner", model: Model | Sequence[Model] | None = None,
+        router: Router | None = None, name: str = "planner", model: Model | Sequence[Model] | None = None,
         style: Style = "interleaved", policies: Sequence[ContextPolicy] = DEFAULT,
         settings: Mapping[str, Any] | None = None, turns_max: int = 300, steps_max: int = 100,
         repairs_max: int = 2, tokens_max: int | None = None, calls: Calls = "native", scale: bool = False,
@@ -133,7 +135,7 @@ class Planner(Node[*Ts, R]):
     def __init__(
         self: Planner[A, B, C, Out], instructions: str, *,
         takes: tuple[type[A], type[B], type[C]], returns: type[Out],
-        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), name: str = "planner",
+        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), router: Router | None = None, name: str = "planner",
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
@@ -141,7 +143,7 @@ class Planner(Node[*Ts, R]):
     ) -> None: ...  # fmt: skip
     def __init__(  # noqa: PLR0913  (a planner's settings, all but the instructions by name)
         self, instructions: str, *, takes: Any, returns: Any,
-        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), name: str = "planner",
+        tools: Sequence[AnyNode | Workflow[Any, Any]] = (), router: Router | None = None, name: str = "planner",
         model: Model | Sequence[Model] | None = None, style: Style = "interleaved",
         policies: Sequence[ContextPolicy] = DEFAULT, settings: Mapping[str, Any] | None = None,
         turns_max: int = 300, steps_max: int = 100, repairs_max: int = 2,
@@ -164,14 +166,21 @@ class Planner(Node[*Ts, R]):
             policy_of(policy, *_OPTIONS), version,
         )  # fmt: skip
         self.answers = True
-        self.limits = Limits(steps_max, turns_max, 0, repairs_max, tokens_max)
+        given, shared = _listed(tools, router)
+        check_tools(name, given, *sorted(OWN))
+        routed = router is not None and len(given) > router.k
+        self._routing = Routing(router, name, given, shared) if router and routed else None
+        # The choice is a turn, too, but none of the model's.
+        self.limits = Limits(steps_max, turns_max + routed, 0, repairs_max, tokens_max)
         self.models = models_of(model)
         self.description = instructions.strip().partition("\n")[0]
         self._instructions, self._style = instructions, style
         self._policies, self._settings = tuple(policies), dict(settings or {})
-        given = tuple(Subflow(each) if isinstance(each, Workflow) else each for each in tools)
-        check_tools(name, given, *sorted(OWN))
-        self._offer = Tools(given, returns, upfront=style == "upfront", native=calls == "native")
+        upfront, native = style == "upfront", calls == "native"
+        self._offer = Tools(given, returns, upfront=upfront, native=native)
+        if self._routing is not None:
+            check_tools(name, (*given, self._routing.find))
+            self._offer = self._offer.routed(self._routing)
         self._sampled = self._samples(names) if scale else None
 
     def _samples(self, names: Sequence[str]) -> Sampled[*Ts, R]:
@@ -189,12 +198,19 @@ class Planner(Node[*Ts, R]):
 
     def fingerprinted(self) -> Sequence[str]:
         scaled = "scale" if self._sampled is not None else ""
-        return (self._instructions, self._style, scaled, "" if self._offer.native else "json")
+        json = "" if self._offer.native else "json"
+        routed = self._routing.find.alternatives if self._routing is not None else ()
+        settings = [text for node in routed for text in node.fingerprinted()]
+        return (self._instructions, self._style, scaled, json, *settings)
 
     async def run(self, ctx: Context, /, *args: *Ts) -> R:
         if self._sampled is not None:
             return await self._sampled.run(ctx, *args)
-        turn = self._begin(ctx, cast("tuple[Any, ...]", args))
+        given = cast("tuple[Any, ...]", args)
+        if self._routing is not None and not ctx.turns and not self._is_last(ctx):
+            first = self._routing.first(self.codecs(), given)
+            return cast("R", Plan([first], again=True))
+        turn = self._begin(ctx, given)
         await self._summarise(turn)
         told = ""
         for _ in range(self.limits.repairs_max + 1):
@@ -215,27 +231,35 @@ class Planner(Node[*Ts, R]):
         if talk is None:
             goal = goal_of(self.codecs(), args)
             window = ctx.model.context_tokens
-            rules = self._instructions
-            if not self._offer.native:
-                rules += f"\n\n{envelope_prompt(self._offer.schemas)}"
-            made = Conversation(rules, goal, self._policies, window)
+            made = Conversation(self._rules(self._offer), goal, self._policies, window)
             talk = ctx.memo["talk"] = Talk(self._offer, made)
+        shown = talk.tools
         for ended in ctx.turns[talk.turns :]:
             talk.fold(ended)
+        if talk.tools is not shown and not self._offer.native:
+            talk.conversation.instruct(self._rules(talk.tools))
         told = len(ctx.turns[-1].feedback) if ctx.turns else 0  # stands in the talk already
         aside = [ChatMessage("user", text) for text in ctx.feedback[told:]]
-        last = ctx.last_turn or ctx.turns_left <= 1
+        last = self._is_last(ctx)
         if last:
             form = "." if self.gives is str else ", as one JSON value of the wanted schema."
             aside.append(ChatMessage("user", _LAST + form))
         return _Turn(ctx, talk, talk.conversation, last, aside)
+
+    def _is_last(self, ctx: Context) -> bool:
+        return ctx.last_turn or ctx.turns_left <= 1
+
+    def _rules(self, tools: Tools) -> str:
+        """The system message: who the model is, and where its server has no calls, its tools."""
+        told = "" if tools.native else f"\n\n{envelope_prompt(tools.schemas)}"
+        return f"{self._instructions}{told}"
 
     async def _summarise(self, turn: _Turn) -> None:
         """Have old turns summarised, when the policies say so."""
         wanted = turn.conversation.wants_summary()
         if wanted is not None:
             request = ModelRequest(
-                wanted, tools=self._offer.native_schemas, settings=self._settings
+                wanted, tools=turn.talk.tools.native_schemas, settings=self._settings
             )
             try:
                 answer = await turn.ctx.model.respond(request, purpose="summary")
@@ -246,7 +270,7 @@ class Planner(Node[*Ts, R]):
 
     async def _ask(self, turn: _Turn) -> ChatMessage:
         """What the model says; a talk that is too long for it is made shorter first."""
-        schemas = () if turn.last else self._offer.native_schemas
+        schemas = () if turn.last else turn.talk.tools.native_schemas
         if self._upfront_first(turn):
             schemas = schemas[:1]
         codec = self.codec() if turn.last and self.gives is not str else None
@@ -266,7 +290,8 @@ class Planner(Node[*Ts, R]):
                     raise
 
     def _upfront_first(self, turn: _Turn) -> bool:
-        return self._style == "upfront" and not turn.ctx.turns and not turn.last
+        before = 0 if self._routing is None else 1
+        return self._style == "upfront" and len(turn.ctx.turns) <= before and not turn.last
 
     async def _read(self, turn: _Turn, message: ChatMessage) -> Any:
         """The plan or the answer that a message is; or what is wrong with it, for the model."""
@@ -385,3 +410,13 @@ def _steps(
                 steps.append(replace(planned, timeout_s=read.timeout_s))
         calls.append(call)
     return steps, True, tuple(calls)
+
+
+def _listed(
+    tools: Sequence[AnyNode | Workflow[Any, Any]], router: Router | None
+) -> tuple[Sequence[AnyNode], Sequence[AnyNode]]:
+    """A planner's tools as nodes, the shared ones first; and those alone."""
+    shared = router.shared if router is not None else ()
+    others = [each for each in tools if not any(each is one for one in shared)]
+    nodes = [Subflow(each) if isinstance(each, Workflow) else each for each in (*shared, *others)]
+    return tuple(nodes), nodes[: len(shared)]

@@ -194,6 +194,10 @@ class Conversation:
         self._hidden: list[str] = []
         self._tokens = _estimate(self._before)
 
+    def instruct(self, instructions: str) -> None:
+        """Say other instructions from now on; the planner has had some from the beginning."""
+        self._before = (ChatMessage("system", instructions), *self._before[1:])
+
     def copy(self) -> Conversation:
         """The same conversation, to be made shorter without touching this one."""
         made = copy.copy(self)

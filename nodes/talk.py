@@ -5,16 +5,17 @@ A turn is read from the journal alone, so this is where a resumed run finds the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Final
 
-from flowkit.chat import ChatMessage
+from flowkit.chat import ChatMessage, ModelAnswer
 from flowkit.graph import Call
 from flowkit.node import AnyNode, Context
 from flowkit.nodes.context import Conversation, Said
+from flowkit.nodes.router import Routing
 from flowkit.nodes.toolcall import (
     Read,
     corrected,
@@ -46,6 +47,21 @@ class Tools:
     upfront: bool
     native: bool = True
     """Whether calls are the server's own; else they stand as JSON in the message's text."""
+    routing: Routing | None = None
+    shown: Sequence[AnyNode] = ()
+    """With a router: the tools that the model is shown. All may be called."""
+
+    def routed(self, routing: Routing) -> Tools:
+        """The same with a router: at first its shared tools are shown, and its own."""
+        shown = (*routing.shared, routing.find)
+        return replace(self, tools=(*self.tools, routing.find), routing=routing, shown=shown)
+
+    def showing(self, names: Iterable[str]) -> Tools:
+        """The same with these tools shown as well, after those that were shown before."""
+        tools = {tool.name: tool for tool in self.tools}
+        before = {tool.name for tool in self.shown}
+        more = [tools[name] for name in dict.fromkeys(names) if name in tools.keys() - before]
+        return replace(self, shown=(*self.shown, *more)) if more else self
 
     def read(self, message: ChatMessage) -> Sequence[Read]:
         """The calls of a message, as they are understood."""
@@ -54,6 +70,10 @@ class Tools:
     @cached_property
     def offered(self) -> Sequence[AnyNode]:
         """Every node whose calls are understood."""
+        return (*([] if self.upfront else self.tools), *self._own)
+
+    @cached_property
+    def _own(self) -> Sequence[AnyNode]:
         recall = AnyNode(RECALL, {"id": str}, str, Policy())
         recall.description = (
             "Read again the result of an earlier call that was hidden to save room."
@@ -65,7 +85,7 @@ class Tools:
                 "Give the final answer and end. Call it alone, when nothing is left to do."
             )
             own.append(answer)
-        return (*([] if self.upfront else self.tools), *own)
+        return own
 
     def arguments(self, step: Planned[Any]) -> str:
         """A step's inputs as the arguments of a call."""
@@ -92,7 +112,11 @@ class Tools:
 
     @cached_property
     def schemas(self) -> Sequence[Mapping[str, Any]]:
-        schemas = tool_schemas(self.offered)
+        if self.routing is None:
+            shown, schemas = self.tools, tool_schemas(self.offered)
+        else:  # what is found later comes last, so that a server has the rest in its cache
+            shown = self.shown
+            schemas = tool_schemas((*self._own, *(() if self.upfront else shown)))
         if not self.upfront:
             return schemas
         plan = {
@@ -102,7 +126,7 @@ class Tools:
                 'step\'s result is written {"$step": "id"}. Steps that do not depend on each other run '
                 "side by side. Their results come back together; then plan what is missing, or answer."
             ),
-            "parameters": plan_schema(self.tools),
+            "parameters": plan_schema(shown),
         }
         return (plan, *schemas)
 
@@ -130,21 +154,26 @@ class Talk:
 
     def fold(self, turn: Turn) -> None:
         """Take in one more turn that has ended."""
-        self.conversation.add(self._said(turn))
+        answer = turn.answers.get("")
+        found = self.tools.read(answer.message) if answer is not None else ()
+        self.conversation.add(self._said(turn, answer, found))
         self.turns += 1
         for step in turn.steps:
             key = identity(step)
             self.made[key] = self.made.get(key, 0) + 1
+        if self.tools.routing is not None:
+            called = (*(read.tool for read in found), *(step.tool for step in turn.steps))
+            self.tools = self.tools.showing([*self.tools.routing.found(turn), *called])
 
-    def _said(self, turn: Turn) -> Said:
-        answer, summary = turn.answers.get(""), turn.answers.get("summary")
+    def _said(self, turn: Turn, answer: ModelAnswer | None, found: Sequence[Read]) -> Said:
+        summary = turn.answers.get("summary")
         short = summary.message.content if summary is not None else None
         if answer is None:  # its model said nothing that was kept, such as a turn that was dropped
             return Said(feedback=tuple(turn.feedback), summary=short, shrunk=turn.overflows)
         steps = {step.id: step for step in turn.steps}
         reads = [
             self._as_done(read, call, steps)
-            for read, call in zip_longest(self.tools.read(answer.message), turn.calls)
+            for read, call in zip_longest(found, turn.calls)
             if read is not None
         ]
         message = settled_message(answer.message, reads)
@@ -171,8 +200,20 @@ class Talk:
             hidden = call.note.removeprefix(_RECALLED)
             return self.conversation.recall(hidden) or f"error: nothing is hidden as {hidden!r}"
         if not call.step:  # a whole plan
-            return compact({step.id: _outcome(step.id, turn) for step in turn.steps})
-        return f"{_outcome(call.step, turn)}{self._again(call.step, turn)}"
+            return compact(
+                {
+                    step.id: self._found(step.id, turn) or _outcome(step.id, turn)
+                    for step in turn.steps
+                }
+            )
+        found = self._found(call.step, turn)
+        return f"{found or _outcome(call.step, turn)}{self._again(call.step, turn)}"
+
+    def _found(self, id: str, turn: Turn) -> str:
+        """What a router's choice tells the model; empty for another result."""
+        routing = self.tools.routing
+        choice = routing.choice(id, turn) if routing is not None else None
+        return choice.told() if choice is not None else ""
 
     def _again(self, id: str, turn: Turn) -> str:
         step = next(each for each in turn.steps if each.id == id)

@@ -7,7 +7,7 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -193,6 +193,31 @@ class OpenAIModel:
             "run more time, or ask for less."
         )
 
+    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        """A vector for each text, by the server's `/embeddings`. Raises a `ModelError`.
+
+        For a model of embeddings, such as `OpenAIModel("text-embedding-3-small")`.
+        """
+        loop = await self._loop()
+        tokens = sum(map(len, texts)) / CHARS_PER_TOKEN
+        async with loop.limiter.slot(tokens) as slot:
+            try:
+                body = {"model": self.name, "input": list(texts), "encoding_format": "float"}
+                posting = loop.client.post(
+                    "/embeddings", cast_to=object, body=body, options={"timeout": WHOLE_TIMEOUT_S}
+                )
+                made = await self._guard(posting)
+            except RateLimited:
+                loop.limiter.lower(slot)
+                raise
+        vectors = _vectors(made)
+        if len(vectors) != len(texts):
+            raise ModelUnavailable(
+                f"{len(vectors)} vectors came from {self._access.where} for {len(texts)} texts. Try "
+                "again; if it is always so, see that its /embeddings is OpenAI's."
+            )
+        return vectors
+
     async def _respond(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelAnswer:
         schema = "" if request.schema is None else digest(request.schema)
         while True:
@@ -361,6 +386,15 @@ class OpenAIModel:
         loop = _Loop(client, Limiter(*self._limits), prices)
         self._loops.set(loop)
         return loop
+
+
+def _vectors(made: object) -> Sequence[Sequence[float]]:
+    """The vectors of an answer of `/embeddings`, in the order of the texts."""
+    data: Any = cast("dict[str, Any]", made).get("data") if isinstance(made, dict) else None
+    try:
+        return [each["embedding"] for each in sorted(data, key=lambda each: int(each["index"]))]
+    except (LookupError, TypeError, ValueError):
+        return ()
 
 
 def _prices() -> Any:

@@ -14,7 +14,6 @@ import math
 import re
 import sqlite3
 import threading
-import unicodedata
 import weakref
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -24,6 +23,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from flowkit.node import Context
+from flowkit.nodes.fulltext import indexed, terms_of
 from flowkit.nodes.tool import tool
 from flowkit.nodes.tools.documents import Document, read_folder
 
@@ -31,7 +31,6 @@ PIECE_CHARACTERS: Final = 6_000
 """What one reading gives at most: about 1,500 tokens."""
 
 SNIPPET_CHARACTERS: Final = 240
-TERMS_MAX: Final = 48
 TITLE_WEIGHT: Final = 4.0
 
 
@@ -158,7 +157,7 @@ class Corpus:
 
     def search(self, query: str, limit: int = 6) -> Hits:
         """The documents that fit a bag of words best. Raises `ValueError` if there is no word in it."""
-        terms = _terms(query)
+        terms = terms_of(query)
         if not terms:
             raise ValueError(
                 f"there is no word in the query {query[:80]!r}: give words to look for."
@@ -256,49 +255,6 @@ def _index(documents: Sequence[Document]) -> sqlite3.Connection:
             f"SQLite {sqlite3.sqlite_version} cannot index documents ({error}); a corpus needs its FTS5."
         ) from error
     return connection
-
-
-_UNSPACED: Final = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+"
-)
-"""Runs of scripts that put no spaces between words, and of Korean, which joins endings to them:
-Thai, Lao, Burmese, Khmer, kana, Han, Hangul."""
-
-
-def indexed(text: str) -> str:
-    """The text as the index sees it: in those scripts every pair of neighbours is a word.
-
-    The last character of a run stands alone, so that a single one is found as a prefix everywhere.
-    """
-    text = unicodedata.normalize("NFKC", text).replace("\0", " ")
-    return _UNSPACED.sub(lambda run: f" {' '.join(_pairs(run[0]))} {run[0][-1]} ", text)
-
-
-def _pairs(run: str) -> list[str]:
-    return [run[place : place + 2] for place in range(len(run) - 1)]
-
-
-def _terms(query: str) -> list[str]:
-    """The query's words as FTS5 strings, each once. Quotes cannot stand in a word."""
-    text = unicodedata.normalize("NFKC", query).replace("\0", " ")
-    found: dict[str, None] = {}
-    for word in _words(text):
-        for part in re.split(f"({_UNSPACED.pattern})", word):
-            if not _UNSPACED.fullmatch(part):
-                if part and (set(part) - {"_"}):
-                    found[f'"{part.lower()}"'] = None
-            elif len(part) == 1:
-                found[f'"{part}"*'] = None
-            else:
-                found.update((f'"{pair}"', None) for pair in _pairs(part))
-    return list(found)[:TERMS_MAX]
-
-
-def _words(text: str) -> list[str]:
-    """Runs of letters, digits and the marks on them."""
-    kept = "".join(letter if unicodedata.category(letter)[0] in "LNM" else " " for letter in text)
-    return kept.split()
 
 
 def _snippet(text: str, words: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ PAGES = [
     "docs/models.md",
     "docs/newsroom.md",
     "docs/postgres.md",
+    "docs/router.md",
     "docs/sandbox.md",
     "docs/testing.md",
     "docs/tools.md",

@@ -120,3 +120,32 @@ def test_benchmarks_write_to_a_real_disk_and_clean_up() -> None:
         assert disk.file_system(folder) not in ("tmpfs", "ramfs")
         assert disk.size_of(folder) == 5
     assert not Path(folder).exists()
+
+
+def test_the_routers_rows_come_from_data_in_the_form_of_bfcl(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "possible_answer").mkdir()
+    for n in range(8):
+        function: dict[str, object] = {
+            "name": f"do.thing_{n}",
+            "description": f"Does what is wanted of a {'abcdefgh'[n] * 3}.",
+            "parameters": {"type": "dict", "properties": {}},
+        }
+        asked = [[{"role": "user", "content": f"do the {'abcdefgh'[n] * 3}"}]]
+        question: dict[str, object] = {
+            "id": f"simple_{n}",
+            "question": asked,
+            "function": [function],
+        }
+        answer: dict[str, object] = {"id": f"simple_{n}", "ground_truth": [{f"do.thing_{n}": {}}]}
+        for file, line in (("", question), ("possible_answer/", answer)):
+            with (tmp_path / f"{file}BFCL_v4_simple.json").open("a") as out:
+                out.write(json.dumps(line) + "\n")
+    assert main(["router", "--data", str(tmp_path), "--json", "--repeats", "1"]) == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert row["n"] == 8, "as many tools as there are, once"
+    assert 0 < row["settings"]["questions"] < 8, "half of the questions chose the settings"
+    assert row["figures"]["router_recall_at_8"]["value"] == 1
+    with pytest.raises(SystemExit):
+        main(["chain", "--data", str(tmp_path)])

@@ -941,3 +941,56 @@ def test_one_model_in_two_event_loops(server: Server, anyio_backend: str) -> Non
     for _ in range(2):
         anyio.run(once, backend=anyio_backend)
     assert len(server.seen) == 2
+
+
+# ---- embeddings ------------------------------------------------------------------------------
+
+
+async def embed(server: Server, *replies: Reply, texts: Sequence[str] = ("a", "b")) -> Any:
+    server.replies = list(replies)
+    async with OpenAIModel("m", api_key=KEY, base_url=server.url, environ={}) as model:
+        return await model.embed(texts)
+
+
+def vectors(*given: tuple[int, list[float]], **headers: str) -> Reply:
+    data = [{"object": "embedding", "index": at, "embedding": each} for at, each in given]
+    body = json.dumps({"object": "list", "data": data, "model": "m"}).encode()
+    return Reply(body, headers={"Content-Type": "application/json", **headers})
+
+
+@both_backends
+async def test_texts_become_vectors_in_their_order(server: Server) -> None:
+    assert await embed(server, vectors((1, [0.5, 1]), (0, [1, 0]))) == [[1, 0], [0.5, 1]]
+    (seen,) = server.seen
+    assert (seen.path, seen.key) == ("/v1/embeddings", KEY)
+    assert seen.body == {"model": "m", "input": ["a", "b"], "encoding_format": "float"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        vectors((0, [1.0])),
+        vectors(),
+        Reply(b"[]", headers={"Content-Type": "application/json"}),
+        Reply(b'{"data": [{"index": "x"}, 1]}', headers={"Content-Type": "application/json"}),
+        Reply(b"<html>", headers={"Content-Type": "text/html"}),
+    ],
+)
+async def test_what_is_no_list_of_vectors_is_an_error_that_says_so(
+    server: Server, reply: Reply
+) -> None:
+    with pytest.raises(ModelUnavailable, match="vectors came from"):
+        await embed(server, reply)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, ModelAuthError), (404, ModelNotFound), (429, RateLimited)]
+)
+async def test_embeddings_fail_as_answers_do(
+    server: Server, status: int, kind: type[ModelError]
+) -> None:
+    with pytest.raises(kind):
+        await embed(
+            server,
+            Reply(error("no"), status=status, headers={"Content-Type": "application/json"}),
+        )
