@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli import stored, upkeep
+from flowkit.cli import models, stored, upkeep
 from flowkit.cli.exits import Problem, command, say
 from flowkit.cli.exporting import export_run, import_run
 from flowkit.cli.root import (
     DbOption,
     JsonOption,
     MaybeTarget,
+    ModelOption,
     OnChangeOption,
     OutOption,
     QuietOption,
@@ -52,6 +53,7 @@ def run(  # noqa: PLR0913  (a command's options)
             help="What a new run may use: turns_max=20,tokens_out_max=100000,on_budget=answer.",
         ),
     ] = None,
+    model: ModelOption = "",
     on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
@@ -77,7 +79,8 @@ def run(  # noqa: PLR0913  (a command's options)
     loaded = load_target(target)
     value = read_input(loaded, given or [], example=example)
     limits = read_budget(budget) if budget is not None else None
-    model = check_existing(find_database(db), run_id, loaded, policy_of(on_change))
+    forked = check_existing(find_database(db), run_id, loaded, policy_of(on_change))
+    model = driving.asked_model(forked, model)
     told = options(
         db, out, json, quiet, reasoning, shared=example, on_change=on_change, model=model
     )
@@ -104,6 +107,7 @@ def resume(  # noqa: PLR0913  (a command's options)
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done with each step; do nothing.")
     ] = False,
+    model: ModelOption = "",
     on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
@@ -135,16 +139,17 @@ def resume(  # noqa: PLR0913  (a command's options)
             )
         return look_ahead(database, record, loaded, policy, json=json)
     decision = find_decision(database, record, loaded, how, step, assume_done)
-    model = check_code(database, record, loaded, policy, "resume")
+    model = driving.asked_model(check_code(database, record, loaded, policy, "resume"), model)
     told = options(db, out, json, quiet, reasoning, on_change=on_change, model=model)
     return driving.drive(loaded, told, driving.resuming(record.run_id, database, decision))
 
 
 @app.command()
 @command
-def retry(
+def retry(  # noqa: PLR0913  (a command's options)
     ref: RunArg,
     target: MaybeTarget = None,
+    model: ModelOption = "",
     on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
@@ -170,7 +175,7 @@ def retry(
         )
         raise Problem(f"{why} See flowkit show {record.run_id}.")
     loaded = target_of_run(record.workflow, target)
-    model = check_code(database, record, loaded, policy, "retry")
+    model = driving.asked_model(check_code(database, record, loaded, policy, "retry"), model)
     told = options(db, out, json, quiet, reasoning, on_change=on_change, model=model)
     return driving.drive(loaded, told, driving.retrying(record.run_id, database))
 
@@ -400,6 +405,7 @@ def chaos(
 
 
 stored.register(app)
+models.register(app)
 app.command()(upkeep.gc)
 app.command()(upkeep.vacuum)
 app.command("export")(export_run)

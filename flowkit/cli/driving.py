@@ -78,14 +78,26 @@ Begin = Callable[[Engine, TaskGroup], Awaitable[str]]
 def model_for(target: Target, name: str = "") -> Model:
     """The configured model, or the stand-in that answers by the workflow's own rules.
 
-    `name`: the model that a fork asks for, in place of the configured one; `NoModel` if none is.
+    `name`: the model that a fork or a command asks for, in place of the configured one; `NoModel` if
+    none is.
     """
-    from flowkit.model import OfflineModel, OpenAIModel
+    from flowkit.model import LocalModel, OfflineModel, OpenAIModel
 
     offline = OfflineModel(target.rules)
+    if LocalModel.configured(name=name):
+        return LocalModel.from_env(name=name)
     if name == offline.name or not (name or OpenAIModel.configured()):
         return offline
     return OpenAIModel.from_env(name=name)
+
+
+def asked_model(forked: str, given: str) -> str:
+    """The model to ask: a fork's own, else the one that the command names."""
+    if forked and given and forked != given:
+        raise Problem(
+            f"this run was forked to ask {forked!r}, and goes on so: leave --model out, or fork it again."
+        )
+    return forked or given
 
 
 def note_model(target: Target, model: Model, show: Show) -> None:
@@ -95,7 +107,7 @@ def note_model(target: Target, model: Model, show: Show) -> None:
     if isinstance(model, OfflineModel) and target.rules:
         show.note(
             "no language model is configured: the offline stand-in answers by fixed rules. "
-            "Set OPENAI_API_KEY, MOONSHOT_API_KEY or OPENAI_BASE_URL to ask a real one."
+            "Set OPENAI_API_KEY, MOONSHOT_API_KEY or OPENAI_BASE_URL to ask a real one, or --model local."
         )
 
 

@@ -54,6 +54,14 @@ OnChangeOption = Annotated[
         help="What becomes of finished steps whose code has changed since.",
     ),
 ]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="The model to ask, for $FLOWKIT_MODEL; local, local:NAME or local:FILE is in this process.",
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(

@@ -1,7 +1,8 @@
 """Language models behind one protocol (`flowkit.ports.Model`).
 
-`OpenAIModel` speaks to any OpenAI-compatible server; `OfflineModel` stands in where none is
-configured. Importing this package loads neither; the openai SDK is loaded at the first request.
+`OpenAIModel` speaks to any OpenAI-compatible server; `LocalModel` runs a GGUF file in this process;
+`OfflineModel` stands in where none is configured. Importing this package loads none of them; the
+openai SDK, and llama.cpp, are loaded at the first request.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         QuotaExhausted,
         RateLimited,
     )
+    from flowkit.model.local import LocalModel
     from flowkit.model.offline import OfflineModel, facts
     from flowkit.model.openai import OpenAIModel
     from flowkit.model.profile import Profile
@@ -33,6 +35,7 @@ __all__ = [
     "BadModelRequest",
     "ContentFiltered",
     "ContextOverflow",
+    "LocalModel",
     "ModelAuthError",
     "ModelError",
     "ModelNotFound",
@@ -48,6 +51,7 @@ __all__ = [
 
 _HOMES: Final = MappingProxyType(
     {
+        "LocalModel": "flowkit.model.local",
         "OfflineModel": "flowkit.model.offline",
         "OpenAIModel": "flowkit.model.openai",
         "Profile": "flowkit.model.profile",

@@ -87,6 +87,11 @@ _REASONING_TEXT: Final = re.compile(
     r"reasoning_content\W.{0,80}(?:missing|must be passed back)|missing.{0,80}reasoning_content",
     re.IGNORECASE,
 )
+_NO_TOOLS_TEXT: Final = re.compile(
+    # Ollama, of a model whose template has no tools; vLLM, started without a parser of calls.
+    r"does not support tools|tool choice requires|tools? (?:is|are) not supported",
+    re.IGNORECASE,
+)
 _WAIT_TEXT: Final = re.compile(
     r"(?:try again|retry) (?:in|after) (?:about )?(\d{1,9}(?:\.\d{1,9})?) ?(ms|m|s)?",
     re.IGNORECASE,
@@ -162,6 +167,11 @@ def error_of(fault: Fault, access: Access) -> ModelError:
         retry_after_s=fault.retry_after_s,
         status=fault.status or None,
     )
+
+
+def refuses_tools(error: ModelError) -> bool:
+    """Whether the server says that it takes no tools at all."""
+    return bool(_NO_TOOLS_TEXT.search(str(error)))
 
 
 def wants_reasoning(error: BadModelRequest) -> bool:

@@ -21,7 +21,8 @@ from flowkit.chat import Delta, ModelAnswer, ModelRequest, OnDelta
 from flowkit.errors import BadModelRequest, ModelUnavailable, RateLimited
 from flowkit.model import access as accesses
 from flowkit.model.access import Access
-from flowkit.model.faults import error_of, read_fault, unreachable, wants_reasoning
+from flowkit.model.calling import by_schema
+from flowkit.model.faults import error_of, read_fault, refuses_tools, unreachable, wants_reasoning
 from flowkit.model.limiter import Limiter, Slot
 from flowkit.model.profile import Profile
 from flowkit.model.reading import ANSWER_CHARS_MAX, Assembly, conclude, error_in
@@ -104,6 +105,7 @@ class OpenAIModel:
         self._http_client = http_client
         self._loops: RunVar[_Loop | None] = RunVar("flowkit-openai", None)
         self._refused: set[tuple[str, Way]] = set()
+        self._takes_no_tools = False
 
     @classmethod
     def from_env(
@@ -187,7 +189,7 @@ class OpenAIModel:
         left_s = None if request.deadline is None else request.deadline - time.time()
         if left_s is None or left_s > 0:
             with anyio.move_on_after(left_s):
-                return await self._respond(request, on_delta)
+                return await self._in_mode(request, on_delta)
         raise ModelUnavailable(
             f"The request's deadline passed before {self._access.where} had answered. Give the "
             "run more time, or ask for less."
@@ -217,6 +219,20 @@ class OpenAIModel:
                 "again; if it is always so, see that its /embeddings is OpenAI's."
             )
         return vectors
+
+    async def _in_mode(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelAnswer:
+        """Ask as the profile's `tool_mode` has it."""
+        if self.profile.tool_mode == "auto" and request.tools and not self._takes_no_tools:
+            try:
+                return await self._respond(request, on_delta)
+            except BadModelRequest as error:
+                if not refuses_tools(error):
+                    raise
+                self._takes_no_tools = True
+        if self.profile.tool_mode == "json_schema" or self._takes_no_tools:
+            limit = self.profile.answer_limit(request.settings)
+            return await by_schema(self._respond, request, on_delta, tokens_max=limit)
+        return await self._respond(request, on_delta)
 
     async def _respond(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelAnswer:
         schema = "" if request.schema is None else digest(request.schema)
@@ -262,7 +278,7 @@ class OpenAIModel:
             got,
             self._access,
             profile,
-            tools=names_of(request.tools) if profile.recover_tool_calls else frozenset(),
+            tools=names_of(request.tools) if profile.reads_calls else frozenset[str](),
             forced=answer_name(request) if way == "tool" else "",
         )
         usage = priced(
@@ -407,10 +423,7 @@ def _prices() -> Any:
 
 def _estimate(sent: bytes, request: ModelRequest, profile: Profile) -> float:
     """The tokens that a server may count for a request: of the prompt, and the answer's limit."""
-    names = ("max_completion_tokens", "max_tokens")
-    given = [source.get(name) for source in (request.settings, profile.defaults) for name in names]
-    limit = next((each for each in given if isinstance(each, int)), 0)
-    return len(sent) / CHARS_PER_TOKEN + limit
+    return len(sent) / CHARS_PER_TOKEN + profile.answer_limit(request.settings)
 
 
 def _settle(slot: Slot, got: Assembly) -> None:

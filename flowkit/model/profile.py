@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from flowkit.errors import NoModel
 
 ToolChoice = Literal["auto", "none", "required", "named"]
+ToolMode = Literal["native", "json_schema", "auto"]
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -40,7 +41,11 @@ class Profile:
     reasoning of an answer that had none. `think_tags`: it is in the content, inside
     `<think>…</think>`.
 
-    Tools and schemas: `json_schema`: a schema may be sent as `response_format`. `tool_choice`: the
+    Tools and schemas: `tool_mode` says how tools are called: `native`, by the server's own calls;
+    `json_schema`, by an answer whose schema is "one call, or the reply" (`flowkit.model.calling`), for
+    models that make no valid calls by themselves; `auto`, natively, and a call that stands in the text
+    as JSON is taken out of it, and `json_schema` is gone over to where the server takes no tools.
+    `json_schema`: a schema may be sent as `response_format`. `tool_choice`: the
     modes that the model obeys; another one is not sent. `tool_name`: what a name must match;
     `tools_max`: how many there may be. `typed_schemas`: every part of a tool's schema must have a
     type. `recover_tool_calls`: calls that the server left in the text, in the raw format of
@@ -69,6 +74,22 @@ class Profile:
     typed_schemas: bool = False
     recover_tool_calls: bool = False
     rewrite_tool_call_ids: bool = False
+    tool_mode: ToolMode = "native"
+
+    def with_context(self, tokens: int) -> Profile:
+        """The same with another window."""
+        return replace(self, context_tokens=tokens)
+
+    @property
+    def reads_calls(self) -> bool:
+        """Whether calls that stand in the text are taken out of it."""
+        return self.recover_tool_calls or self.tool_mode == "auto"
+
+    def answer_limit(self, settings: Mapping[str, Any]) -> int:
+        """The most tokens of an answer that is asked for with these settings; 0 where none is said."""
+        names = ("max_completion_tokens", "max_tokens")
+        given = [source.get(name) for source in (settings, self.defaults) for name in names]
+        return next((each for each in given if isinstance(each, int)), 0)
 
     @classmethod
     def named(cls, name: str, *, model: str = "") -> Profile:
@@ -159,6 +180,7 @@ _VLLM: Final = Profile(
     reasoning_fields=("reasoning", "reasoning_content"),
     reasoning_back=("reasoning", "reasoning_content"),
     idle_timeout_s=600.0,
+    tool_mode="auto",
 )
 
 # Takes tool_choice, but does not obey it. Its window is what its operator set; often less.
@@ -169,6 +191,7 @@ _OLLAMA: Final = Profile(
     reasoning_fields=("reasoning", "reasoning_content"),
     reasoning_back=("reasoning",),
     tool_choice=frozenset({"auto"}),
+    tool_mode="auto",
 )
 
 # With --reasoning-format none the thoughts stay in the content.
@@ -179,6 +202,25 @@ _LLAMA_CPP: Final = Profile(
     reasoning_back=("reasoning_content",),
     think_tags=True,
     tool_choice=frozenset({"auto", "none", "required"}),
+    tool_mode="auto",
+)
+
+# llama.cpp in this process. Thoughts would stand before the schema's first character, so there are
+# none; a temperature of 0 makes small models repeat themselves, in every retry the same way.
+_LOCAL: Final = replace(
+    _LLAMA_CPP,
+    name="local",
+    context_tokens=8_192,
+    defaults=MappingProxyType(
+        {
+            "max_tokens": 1_024,
+            "temperature": 0.2,
+            "chat_template_kwargs": {"enable_thinking": False},
+            "return_progress": True,  # a chunk after each batch of the prompt: a place to stop
+        }
+    ),
+    ends_with_done=False,
+    tool_mode="json_schema",
 )
 
 _OPENROUTER: Final = Profile(
@@ -188,7 +230,7 @@ _OPENROUTER: Final = Profile(
 )
 
 _FAMILY: Final = (_K2_THINKING, _K2_6, _K3)
-_SELF_HOSTED: Final = (_VLLM, _OLLAMA, _LLAMA_CPP)
+_SELF_HOSTED: Final = (_VLLM, _OLLAMA, _LLAMA_CPP, _LOCAL)
 _PROFILES: Final = (*_FAMILY, _OPENAI, _DEEPSEEK, *_SELF_HOSTED, _OPENROUTER, _GENERIC)
 _DOMAINS: Final = MappingProxyType(
     {"api.openai.com": _OPENAI, "api.deepseek.com": _DEEPSEEK, "openrouter.ai": _OPENROUTER}
@@ -215,7 +257,7 @@ def _serving(server: Profile, model: str) -> Profile:
         return server
     own = server in _SELF_HOSTED
     defaults = {k: v for k, v in kimi.defaults.items() if not (own and k == "max_tokens")}
-    small = server in (_OLLAMA, _LLAMA_CPP)
+    small = server in (_OLLAMA, _LLAMA_CPP, _LOCAL)
     return replace(
         server,
         context_tokens=server.context_tokens if small else kimi.context_tokens,

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from flowkit.chat import ChatMessage, Delta, ModelAnswer, ToolCall, Usage
 from flowkit.errors import BadModelAnswer, ContentFiltered, ModelUnavailable
 from flowkit.model.access import Access
+from flowkit.model.calling import written
 from flowkit.model.details import Details
 from flowkit.model.encode import whole
 from flowkit.model.leaks import ThinkSplitter, recovered
@@ -202,6 +203,8 @@ def conclude(
     is_cut = reason in _CUT
     if profile.recover_tool_calls and not message.tool_calls and not is_cut:
         message = recovered(message, tools)
+    if profile.tool_mode == "auto" and not message.tool_calls and not is_cut:
+        message = written(message, tools)
     no_calls = reason == "tool_calls" and not message.tool_calls
     if forced and not is_cut:
         message = _unwrapped(message, forced)

@@ -31,7 +31,7 @@ _TYPE_OF: Final = (
 
 def names_of(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """The names of the functions among the tools."""
-    return frozenset(str(function["name"]) for function in _functions(tools))
+    return frozenset(str(function["name"]) for function in functions(tools))
 
 
 def tools_json(tools: Sequence[Mapping[str, Any]], profile: Profile) -> list[Mapping[str, Any]]:
@@ -41,7 +41,7 @@ def tools_json(tools: Sequence[Mapping[str, Any]], profile: Profile) -> list[Map
             f"The request has {len(tools)} tools, and {profile.tools_max} are the most that a "
             "model takes: give the planner fewer."
         )
-    for function in _functions(tools):
+    for function in functions(tools):
         name = str(function.get("name", ""))
         if not re.fullmatch(profile.tool_name, name):
             raise BadModelRequest(
@@ -52,7 +52,7 @@ def tools_json(tools: Sequence[Mapping[str, Any]], profile: Profile) -> list[Map
     return [_typed_tool(tool) if profile.typed_schemas else tool for tool in made]
 
 
-def _functions(tools: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def functions(tools: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """The functions: bare, or wrapped as OpenAI has them; a server's own tools are passed over."""
     for tool in tools:
         if "type" not in tool:
