@@ -8,8 +8,10 @@ from typing import Any
 from flowkit.events import StepView
 from flowkit.workflows.operations_report.texts import shown
 from flowkit.workflows.operations_report.told import Told
-from flowkit.workflows.operations_report.trouble import real_errors, short
+from flowkit.workflows.operations_report.trouble import idle_tries, real_errors, short
 from flowkit.workflows.pages import took
+
+_BEFORE_CHARTS = ("scope", "places", "orders", "sales", "numbers", "numbers_recounted")
 
 
 def rows(told: Told) -> list[dict[str, Any]]:
@@ -17,7 +19,7 @@ def rows(told: Told) -> list[dict[str, Any]]:
     called = [step for step in told.steps if step.attempts and step.kind in ("tool", "verifier")]
     # Programs came into the run after the steps that wait for them, and ended before them.
     called.sort(key=lambda step: not step.key.startswith("charts/"))
-    first = [step for step in called if step.key in ("scope", "places", "orders", "sales")]
+    first = [step for step in called if step.key in _BEFORE_CHARTS]
     return [_row(told, step) for step in [*first, *(each for each in called if each not in first)]]
 
 
@@ -31,7 +33,7 @@ def _row(told: Told, step: StepView) -> dict[str, Any]:
         "parameters": short(parameters),
         "result": short(result, 260),
         "took": took(step.duration_s),
-        "attempts": step.attempts,
+        "attempts": step.attempts - idle_tries(step),
         "errors": real_errors(step),
     }
 

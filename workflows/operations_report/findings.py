@@ -141,7 +141,8 @@ def _text_faults(where: str, said: str, numbers: Numbers, names: Sequence[str]) 
             found.append(f"{where}: {{{mark}}} is no given number")
     rest = _MARK.sub("", said)
     for name in names:
-        rest = rest.replace(name, "")
+        # Not inside a longer number: a channel named 7 does not allow 17.
+        rest = re.sub(rf"(?<!\d){re.escape(name)}(?!\d)", "", rest)
     stray = [*_DIGITS.findall(rest), *_WORDS.findall(rest), *_CHINESE.findall(rest)]
     if stray:
         found.append(
@@ -182,11 +183,10 @@ def read_by_rules(numbers: Numbers, language: Language) -> Reading:
     better = [each for each in moved if each not in worse]
     problems = worse[:3] or [_largest_loss(numbers)]
     chances = better[:3] or [_largest_part(numbers)]
-    summary = (
-        "summary_compared"
-        if any(each.before is not None for each in numbers.metrics)
-        else "summary"
-    )
+    known = numbers.by_id()
+    moves = known["gmv"].change is not None and known["net_sales"].change is not None
+    whole = all(id in known and known[id].value is not None for id in ("aov", "repeat_rate"))
+    summary = "summary_compared" if moves and whole else "summary"
     return Reading(
         summary=text(summary, language),
         findings=[

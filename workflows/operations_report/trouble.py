@@ -32,6 +32,11 @@ def real_errors(step: StepView) -> list[str]:
     ]
 
 
+def idle_tries(step: StepView) -> int:
+    """How often a source was passed over since nobody named it."""
+    return sum(any(idle in each for idle in _IDLE) for each in step.errors)
+
+
 def source_fallbacks(steps: Sequence[StepView], source: Source) -> list[str]:
     """Which source failed how, and which stood in."""
     failed = [error for step in steps if step.key == "orders" for error in real_errors(step)]

@@ -6,7 +6,7 @@ import datetime as dt
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flowkit.values import Artifact
 
@@ -100,6 +100,14 @@ class Table(_Value):
     notes: list[tuple[str, str]] = []
 
 
+def _without_braces(name: str) -> str:
+    return name.replace("{", "(").replace("}", ")")
+
+
+Name = Annotated[str, AfterValidator(_without_braces)]
+"""A name that can stand in a text beside marks such as {gmv}."""
+
+
 class Line(_Value):
     """One line of an order. `cents` are hundredths of the currency's unit."""
 
@@ -109,8 +117,8 @@ class Line(_Value):
     cents: int
     state: Literal["kept", "cancelled", "refunded"] = "kept"
     brand: str = ""
-    channel: str = ""
-    category: str = ""
+    channel: Name = ""
+    category: Name = ""
 
 
 class Sales(_Value):
