@@ -61,7 +61,7 @@ async def _next_program(ctx: Context, numbers: Numbers, tries: list[ChartTry]) -
     try:
         asked = drawing.prompt(numbers.series, refused)
         program: ChartProgram = await ctx.model.complete(asked, returns=ChartProgram)
-    except (ModelError, ValueError):  # BadAnswer is one: no program, so ours
+    except (ModelError, OSError, ValueError):  # BadAnswer is one: no program, so ours
         return shipped
     return program.code
 

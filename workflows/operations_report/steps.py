@@ -34,9 +34,6 @@ from flowkit.workflows.operations_report.values import (
     Table,
 )
 
-READINGS_MAX = 3
-"""Readings of a model that may be refused; then fixed rules read."""
-
 FAULTS_MAX = 8
 
 
@@ -126,27 +123,29 @@ async def numbers_recounted(ctx: Context, numbers: Numbers, sales: Sales, scope:
 
 @tool(timeout_s=600)
 async def read_by_model(ctx: Context, numbers: Numbers, scope: Scope) -> Read:
-    """Problems and opportunities by the model; after too many refusals by fixed rules."""
-    refused = list(ctx.feedback)
-    if len(refused) >= READINGS_MAX:
-        return _by_rules(numbers, scope, refused)
+    """Problems and opportunities by the model."""
+    return await _by_model(ctx, numbers, scope)
+
+
+@tool(timeout_s=600)
+async def mended_by_model(ctx: Context, numbers: Numbers, scope: Scope) -> Read:
+    """The same, asked again with why the first was refused."""
+    return await _by_model(ctx, numbers, scope)
+
+
+async def _by_model(ctx: Context, numbers: Numbers, scope: Scope) -> Read:
     asked = findings.prompt(numbers, scope, ctx.feedback)
     reading: Reading = await ctx.model.complete(asked, returns=Reading)
     name = ctx.model.name
-    return Read(
-        reading=reading, author=name, computed=name == OfflineModel({}).name, refused=refused
-    )
+    computed = name == OfflineModel({}).name
+    return Read(reading=reading, author=name, computed=computed, refused=list(ctx.feedback))
 
 
 @tool
 async def read_by_rules(ctx: Context, numbers: Numbers, scope: Scope) -> Read:
-    """Problems and opportunities by fixed rules, where a model gives none."""
-    return _by_rules(numbers, scope, list(ctx.feedback))
-
-
-def _by_rules(numbers: Numbers, scope: Scope, refused: list[str]) -> Read:
+    """Problems and opportunities by fixed rules, where a model gives none that hold."""
     reading = findings.read_by_rules(numbers, scope.language)
-    return Read(reading=reading, author="flowkit", computed=True, refused=refused)
+    return Read(reading=reading, author="flowkit", computed=True, refused=list(ctx.feedback))
 
 
 @verifier
@@ -179,7 +178,7 @@ async def pages(
         charts=charts,
         pictures=[await ctx.read(each) for each in charts.pictures],
         steps=[step for step in ctx.history() if step.key != ctx.step],
-        usage=ctx.usage(),
+        model=ctx.model.name,
         run_id=ctx.run_id,
         written_at=dt.datetime.now(dt.UTC),
     )

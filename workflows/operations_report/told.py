@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flowkit.chat import Usage
 from flowkit.events import StepView
 from flowkit.workflows.operations_report import trouble
 from flowkit.workflows.operations_report.findings import filled
@@ -31,7 +30,7 @@ _CHARTS = {"daily": "chart_daily", "channels": "chart_channels", "buyers": "char
 
 @dataclass(frozen=True)
 class Told:
-    """All that a report tells."""
+    """All that a report tells. `model` is whom the run could ask."""
 
     scope: Scope
     table: Table
@@ -41,7 +40,7 @@ class Told:
     charts: Charts
     pictures: Sequence[bytes]
     steps: Sequence[StepView]
-    usage: Mapping[tuple[str, str], Usage]
+    model: str
     run_id: str
     written_at: dt.datetime
 
@@ -74,18 +73,13 @@ class Told:
             why = [*errors, *(f"refused: {each}" for each in self.read.refused)]
             found.append(f"findings: by fixed rules ({trouble.short('; '.join(why), 400)})")
         failed = [f"{each.author}: {each.said}" for each in self.charts.tries if not each.ok]
-        if self.charts.how != "model" and (failed or self._asked_for_charts):
+        if self.charts.how != "model" and (failed or self.model != OFFLINE):
             why_not = trouble.short("; ".join(failed) or "the model gave no program", 400)
             name = {"svg": "SVG by flowkit", "shipped": "flowkit's own program"}[self.charts.how]
             found.append(f"charts: {name} ({why_not})")
         if self.charts.language != self.scope.language:
             found.append("charts: English labels, since no font with Chinese characters was found")
         return found
-
-    @property
-    def _asked_for_charts(self) -> bool:
-        """Whether a language model was asked for the program that is not shown."""
-        return any(node == "charts" and model != OFFLINE for node, model in self.usage)
 
     @property
     def authors(self) -> list[str]:

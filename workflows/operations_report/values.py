@@ -194,9 +194,9 @@ class Reading(_Value):
 
 
 class Read(_Value):
-    """A reading, and who gave it. `computed`: by fixed rules, no language model was asked.
+    """A reading, and who gave it. `computed`: by fixed rules, no language model had a part in it.
 
-    `refused`: why a model's versions were not taken, in order.
+    `refused`: why the version before was not taken.
     """
 
     reading: Reading

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flowkit import Ref, Workflow, workflow
+from flowkit import Ref, Reject, Workflow, workflow
+from flowkit.nodes import Fallback
 from flowkit.nodes.tool import Tool
 from flowkit.nodes.tools.python import Code, Limits, PythonResult, python_tool
 from flowkit.workflows.operations_report.charting import drawn_by
@@ -13,9 +14,9 @@ from flowkit.workflows.operations_report.sources import (
     from_search,
 )
 from flowkit.workflows.operations_report.steps import (
-    READINGS_MAX,
     findings_hold,
     finish,
+    mended_by_model,
     numbers,
     numbers_recounted,
     pages,
@@ -27,6 +28,9 @@ from flowkit.workflows.operations_report.steps import (
     to_pdf,
 )
 from flowkit.workflows.operations_report.values import OperationsReport, ReportQuery
+
+reader = Fallback(read_by_model, mended_by_model, read_by_rules, on=(Exception, Reject))
+"""`read_by_model | mended_by_model | read_by_rules`; what is rejected goes to the next one, too."""
 
 
 def reported(
@@ -44,10 +48,10 @@ def reported(
         sold = sales(table, asked)
         counted = numbers_recounted(numbers(sold, asked), sold, asked, attempts=1)
         read = findings_hold(
-            (read_by_model | read_by_rules)(counted, asked, id="findings"),
+            reader(counted, asked, id="findings"),
             counted,
             asked,
-            attempts=READINGS_MAX + 1,
+            attempts=3,
         )
         drawn = charts(counted, asked)
         written = pages(asked, table, sold, counted, read, drawn)
