@@ -7,12 +7,13 @@ one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, ClassVar, Generic, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 from flowkit.dsl import After, Ref, place
 from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, Source, check_name
 from flowkit.node import AnyNode, Context, signature
+from flowkit.nodes.options import TrustOptions, trust_of
 from flowkit.plan import Planned, is_planned
 from flowkit.policy import Effect, Policy
 
@@ -49,11 +50,19 @@ class Node(AnyNode, Generic[*Ts, R]):
         effect: Effect = "idempotent",
         concurrency: int | None = None,
         version: str = "",
+        **trust: Unpack[TrustOptions],
     ) -> None:
         super().__init_subclass__()
         if "run" in cls.__dict__ and cls.__module__.split(".")[:2] != ["flowkit", "nodes"]:
             cls._types = signature(cls.run, 2, f"{cls.__name__}.run")
-        cls._policy = Policy(retries, timeout_s, backoff_s, effect=effect, concurrency=concurrency)
+        cls._policy = Policy(
+            retries,
+            timeout_s,
+            backoff_s,
+            effect=effect,
+            concurrency=concurrency,
+            trust=trust_of(trust),
+        )
         cls._version = version
 
     def __init__(self, *, name: str | None = None) -> None:

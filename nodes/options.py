@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypedDict, cast
 
 from flowkit.errors import DeclarationError
 from flowkit.node import AnyNode
-from flowkit.policy import Policy
+from flowkit.policy import Approve, Policy, Trust, When
+
+_TOOLS_OWN = ("effect", "trust")
 
 
 class Options(TypedDict, total=False):
@@ -21,6 +23,30 @@ class Options(TypedDict, total=False):
     concurrency: int | None
 
 
+class TrustOptions(TypedDict, total=False):
+    """What a tool says of its place in a run that strangers may try to steer, as `Trust` has it."""
+
+    reads_private: bool
+    untrusted_output: bool
+    external_effect: bool
+    approve: Approve | When
+
+
+def trust_of(options: Mapping[str, Any]) -> Trust:
+    """The trust that a tool's options tell."""
+    given = dict(options)
+    approve = given.pop("approve", "tainted")
+    return Trust(**given, approve=approve if isinstance(approve, Approve) else Approve(approve))
+
+
+def tool_policy(options: Mapping[str, Any]) -> Policy:
+    """The policy of a tool's declaration; `DeclarationError` for an option that does not exist."""
+    names = TrustOptions.__annotations__
+    trust = {name: value for name, value in options.items() if name in names}
+    rest = {name: value for name, value in options.items() if name not in names}
+    return replace(policy_of(rest, "effect", *names), trust=trust_of(trust))
+
+
 def policy_of(options: Mapping[str, Any], *others: str) -> Policy:
     """The policy of a declaration's options; `DeclarationError` for one that does not exist.
 
@@ -28,7 +54,7 @@ def policy_of(options: Mapping[str, Any], *others: str) -> Policy:
     """
     from difflib import get_close_matches
 
-    known = [*others, *(each.name for each in fields(Policy) if each.name != "effect")]
+    known = [*others, *(each.name for each in fields(Policy) if each.name not in _TOOLS_OWN)]
     for name in options:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.5)

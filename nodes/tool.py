@@ -11,7 +11,7 @@ from flowkit.fits import fits
 from flowkit.graph import Kind, check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.nodes.node import Node
-from flowkit.nodes.options import policy_of
+from flowkit.nodes.options import TrustOptions, tool_policy
 from flowkit.policy import Effect, Policy
 from flowkit.values import show_type
 
@@ -134,6 +134,7 @@ def tool(
     effect: Effect = "idempotent",
     concurrency: int | None = None,
     version: str = "",
+    **trust: Unpack[TrustOptions],
 ) -> ToolDecorator: ...
 @overload
 def tool(
@@ -144,6 +145,7 @@ def tool(
     timeout_s: float | None = None,
     concurrency: int | None = None,
     version: str = "",
+    **trust: Unpack[TrustOptions],
 ) -> ProbedDecorator[*Ts, R]: ...
 @overload
 def tool(
@@ -154,6 +156,7 @@ def tool(
     timeout_s: float | None = None,
     concurrency: int | None = None,
     version: str = "",
+    **trust: Unpack[TrustOptions],
 ) -> ProbedDecorator[*Ts, R]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -176,14 +179,18 @@ def tool(
             gives the result of an effect that happened, None for one that did not (it is then done,
             with the same `ctx.idempotency_key`), and raises where it cannot tell.
         concurrency: how many may run at once over all runs of an engine.
+        reads_private, untrusted_output, external_effect: what a run takes in with the tool, and may do
+            by it. A run that has taken in both asks a person before an external effect.
+        approve: `"always"` asks a person before every step of it, `"never"` before none; an `Approve`
+            says how long, too. A step that is denied fails with `Denied`, and its fallback is next.
         version: change it when the tool means something new; runs in flight then refuse to resume.
     """
 
     def declare(found: Callable[..., Any]) -> Tool[Any, Any]:
-        return Tool(found, name or found.__name__, policy_of(policy, "effect"), version, 3, probe)
+        return Tool(found, name or found.__name__, tool_policy(policy), version, 3, probe)
 
     if function is None:
         return declare
-    plain = policy_of(policy, "effect")
+    plain = tool_policy(policy)
     made: Tool[Any, Any] = Tool(function, name or function.__name__, plain, version, 3, probe)
     return made
