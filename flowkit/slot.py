@@ -38,6 +38,11 @@ class Wait:
     ended: Signalled | None = None
     seq: int = 0
 
+    @property
+    def label(self) -> str:
+        """What is waited for, in words."""
+        return "approval" if self.reason == "approval" else f"{self.reason} {self.name}".strip()
+
     def denial(self) -> str:
         """Why the answer to a question that was put to a person does not agree; empty if it does."""
         if self.ended is None or self.ended.timed_out:

@@ -77,7 +77,7 @@ class State(Waits):
         status = "running" if slot.exec in self.running else slot.status
         if slot.exec in self.parked:
             status = "waiting"
-        waits = ", ".join(f"{wait.reason} {wait.name}".strip() for wait in slot.open_waits())
+        waits = ", ".join(wait.label for wait in slot.open_waits())
         return StepView(
             key=slot.exec if slot.planning is None else slot.key,
             node=slot.node,

@@ -7,15 +7,14 @@ one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import Any, ClassVar, Generic, TypeVar, TypeVarTuple, cast, overload
 
 from flowkit.dsl import After, Ref, place
 from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, Source, check_name
 from flowkit.node import AnyNode, Context, signature
-from flowkit.nodes.options import TrustOptions, trust_of
 from flowkit.plan import Planned, is_planned
-from flowkit.policy import Effect, Policy
+from flowkit.policy import Approve, Effect, Policy, Trust, When
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -41,7 +40,7 @@ class Node(AnyNode, Generic[*Ts, R]):
     _policy: ClassVar[Policy] = Policy()
     _version: ClassVar[str] = ""
 
-    def __init_subclass__(
+    def __init_subclass__(  # noqa: PLR0913  (a node's policy, all by name)
         cls,
         *,
         retries: int = 0,
@@ -50,18 +49,18 @@ class Node(AnyNode, Generic[*Ts, R]):
         effect: Effect = "idempotent",
         concurrency: int | None = None,
         version: str = "",
-        **trust: Unpack[TrustOptions],
+        reads_private: bool = False,
+        untrusted_output: bool = False,
+        external_effect: bool = False,
+        approve: Approve | When = "tainted",
     ) -> None:
         super().__init_subclass__()
         if "run" in cls.__dict__ and cls.__module__.split(".")[:2] != ["flowkit", "nodes"]:
             cls._types = signature(cls.run, 2, f"{cls.__name__}.run")
+        asks = approve if isinstance(approve, Approve) else Approve(approve)
+        trust = Trust(reads_private, untrusted_output, external_effect, asks)
         cls._policy = Policy(
-            retries,
-            timeout_s,
-            backoff_s,
-            effect=effect,
-            concurrency=concurrency,
-            trust=trust_of(trust),
+            retries, timeout_s, backoff_s, effect=effect, concurrency=concurrency, trust=trust
         )
         cls._version = version
 

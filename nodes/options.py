@@ -24,7 +24,7 @@ class Options(TypedDict, total=False):
 
 
 class TrustOptions(TypedDict, total=False):
-    """What a tool says of its place in a run that strangers may try to steer, as `Trust` has it."""
+    """What may be said of a tool's `Trust`."""
 
     reads_private: bool
     untrusted_output: bool
@@ -32,19 +32,22 @@ class TrustOptions(TypedDict, total=False):
     approve: Approve | When
 
 
-def trust_of(options: Mapping[str, Any]) -> Trust:
-    """The trust that a tool's options tell."""
-    given = dict(options)
-    approve = given.pop("approve", "tainted")
-    return Trust(**given, approve=approve if isinstance(approve, Approve) else Approve(approve))
-
-
 def tool_policy(options: Mapping[str, Any]) -> Policy:
-    """The policy of a tool's declaration; `DeclarationError` for an option that does not exist."""
-    names = TrustOptions.__annotations__
-    trust = {name: value for name, value in options.items() if name in names}
-    rest = {name: value for name, value in options.items() if name not in names}
-    return replace(policy_of(rest, "effect", *names), trust=trust_of(trust))
+    """The policy of a tool's declaration, its `Trust` among it; `DeclarationError` as `policy_of`."""
+    own = [each.name for each in fields(Trust)]
+    rest = {name: value for name, value in options.items() if name not in own}
+    policy = policy_of(rest, "effect", *own)
+    return replace(
+        policy, trust=trust_of(Trust(), {name: options[name] for name in own if name in options})
+    )
+
+
+def trust_of(before: Trust, options: Mapping[str, Any]) -> Trust:
+    """A trust with some of it said anew."""
+    asks = options.get("approve", before.approve)
+    return replace(
+        before, **{**options, "approve": asks if isinstance(asks, Approve) else Approve(asks)}
+    )
 
 
 def policy_of(options: Mapping[str, Any], *others: str) -> Policy:

@@ -485,6 +485,19 @@ async def test_the_host_may_say_that_nobody_need_be_asked() -> None:
         assert await engine.run(flow, 1) == "logged"
 
 
+async def test_a_tool_of_somebody_elses_gets_another_trust_by_the_host() -> None:
+    known = page.trusting(untrusted_output=False)
+
+    @workflow
+    def flow(id: Ref[int]) -> Ref[str]:
+        return mail(customer(id), after=[known(id)])
+
+    async with running(None, Log()) as engine:
+        assert await engine.run(flow, 1) == "sent"
+    assert page.policy.trust.untrusted_output
+    assert known.trusting(approve="always").policy.trust.approve == Approve("always")
+
+
 # ---- an approval that stands alone, and declarations
 
 
