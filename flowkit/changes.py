@@ -7,9 +7,9 @@ writes: `plan_resume` says what would be, and gives the `Rewound` that makes it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import flowkit.events as ev
 from flowkit.events import FINAL, Event
@@ -21,6 +21,8 @@ from flowkit.state import State
 OnChange: TypeAlias = Literal["refuse", "rerun", "keep"]
 """What becomes of finished steps whose code has changed: the run is not resumed; they and what rests on
 them are done again; they stay as they are."""
+
+ON_CHANGE: Final = ("refuse", "rerun", "keep")
 
 Action: TypeAlias = Literal["reuse", "run", "rerun", "changed", "blocked"]
 
@@ -57,16 +59,29 @@ class ResumePlan:
 
 
 def plan_resume(
-    run_id: str, status: ev.Status, folded: Fold, graph: Graph, on_change: OnChange
+    run_id: str,
+    status: ev.Status,
+    folded: Fold,
+    graph: Graph,
+    on_change: OnChange,
+    *,
+    probed: Container[str] = (),
+    misfits: Sequence[str] = (),
 ) -> ResumePlan:
-    """What a resume under this graph does with each step of a run; nothing is changed."""
+    """What a resume under this graph does with each step of a run; nothing is changed.
+
+    `probed`: names of nodes with a probe; `misfits`: steps whose stored result has no place in the
+    type that it has by now.
+    """
     changes = describe_change(folded.state.graph, graph)
     if not changes or status == "succeeded":
-        steps = _steps(folded.state, folded.state, {}, status)
+        steps = _steps(folded.state, folded.state, {}, status, probed)
         return ResumePlan(run_id, status, changes, tuple(steps))
-    adopted = adopt(folded, graph, on_change)
+    adopted = adopt(folded, graph, on_change).unless(misfits)
     marks = _marks(folded, graph, adopted, on_change)
-    steps = _steps(folded.state, adopted.outcome.state, marks, status)
+    if misfits:
+        marks |= dict.fromkeys(misfits, ("changed", "its result does not fit its type any more"))
+    steps = _steps(folded.state, adopted.outcome.state, marks, status, probed)
     return ResumePlan(run_id, status, changes, tuple(steps), adopted.refusal, adopted.rewound)
 
 
@@ -83,6 +98,14 @@ class Adoption(NamedTuple):
     altered: tuple[str, ...] = ()
     once: tuple[str, ...] = ()
     refusal: str = ""
+
+    def unless(self, misfits: Sequence[str]) -> Adoption:
+        """The same, refused if the stored results of some steps do not fit their types any more."""
+        if self.refusal or not misfits:
+            return self
+        return self._replace(
+            refusal=f"{listed(misfits)}: done, and its result does not fit its type any more"
+        )
 
 
 def adopt(
@@ -113,8 +136,13 @@ def adopt(
     rerun = on_change == "rerun"
     chosen = rewound([*at, *altered], graph) if rerun and altered else kept
     once = tuple(_once_in(chosen[1].dropped, folded.state, now))
+    back = () if run else tuple(_back_again(folded.state, chosen[1].state))
     refusal = ""
-    if rerun and once and not run:
+    if back:
+        refusal = (
+            f"{listed(back)}: its effect happened before the step was taken out of the workflow"
+        )
+    elif rerun and once and not run:
         refusal = f"{listed(once)}: its effect has happened and must not be repeated"
     elif lost and not rerun:
         refusal = f"{listed(lost)}: done, and no longer in the same place of the workflow"
@@ -140,6 +168,15 @@ def _once_in(events: Iterable[Event], state: State, graph: Graph) -> Iterator[st
     for key, slot in ((key, state.by_exec[key]) for key in done_in(events)):
         nodes = {node_of(each, state) for each in events if each.key == key}
         if any(state.nodes[name].once for name in nodes) and (slot.parent or slot.key in there):
+            yield key
+
+
+def _back_again(state: State, after: State) -> Iterator[str]:
+    """Steps that happen once, have happened, were taken out by a deploy, and are there again."""
+    for key in state.redone:
+        slot = after.by_exec.get(key)
+        new = slot is not None and key not in state.by_exec and not _is_done(slot, key)
+        if slot is not None and new and any(after.nodes[each].once for each in slot.step.nodes):
             yield key
 
 
@@ -182,7 +219,9 @@ def _marks(folded: Fold, graph: Graph, adopted: Adoption, on_change: OnChange) -
     return marks
 
 
-def _steps(state: State, after: State, marks: Marks, status: ev.Status) -> Iterator[StepPlan]:
+def _steps(
+    state: State, after: State, marks: Marks, status: ev.Status, probed: Container[str]
+) -> Iterator[StepPlan]:
     """The steps of a run, then those that the workflow has new; `after` is what it would become."""
     for key, slot in _executions(state):
         gone, done = slot.key not in after.slots, _is_done(slot, key)
@@ -194,8 +233,10 @@ def _steps(state: State, after: State, marks: Marks, status: ev.Status) -> Itera
             yield StepPlan(key, slot.node, "run", "if it is planned again")
         elif done:
             yield StepPlan(key, slot.node, "reuse")
-        elif slot.status == "unknown":
-            yield StepPlan(key, slot.node, "blocked", "its outcome is unknown: decide on it")
+        elif slot.status == "unknown" or slot.intent:
+            asked = slot.node in probed and slot.exec not in state.foreign
+            how: Action = "run" if asked else "blocked"
+            yield StepPlan(key, slot.node, how, f"its outcome is unknown: {_FINDS_OUT[asked]}")
         elif slot.status == "failed" and slot.planner() is not None:
             yield StepPlan(key, slot.node, "reuse", "failed, which its planner was told")
         elif slot.status == "failed":
@@ -204,6 +245,9 @@ def _steps(state: State, after: State, marks: Marks, status: ev.Status) -> Itera
             yield StepPlan(key, slot.node, "run")
     new = (slot for key, slot in after.slots.items() if key not in state.slots)
     yield from (StepPlan(slot.key, slot.node, "run", "new in the workflow") for slot in new)
+
+
+_FINDS_OUT = ("decide on it", "its probe is asked")
 
 
 def _executions(state: State) -> Iterator[tuple[str, Slot]]:

@@ -17,7 +17,7 @@ import anyio
 
 import flowkit.events as ev
 from flowkit.approval import Approval, Question, open_questions
-from flowkit.changes import OnChange, ResumePlan, plan_resume
+from flowkit.changes import ON_CHANGE, OnChange, ResumePlan, plan_resume
 from flowkit.dsl import Workflow
 from flowkit.errors import (
     DeclarationError,
@@ -30,10 +30,10 @@ from flowkit.events import Event, Fact
 from flowkit.fork import fork
 from flowkit.graph import check_name
 from flowkit.handle import RunHandle, Watched
-from flowkit.hosting import FIRST_EPOCH, Hosting, check_output
+from flowkit.hosting import FIRST_EPOCH, REOPENED, Hosting, check_output
 from flowkit.kit import Kit
 from flowkit.owner import this_owner
-from flowkit.policy import ASK_AGAIN, Budget, Policy
+from flowkit.policy import ASK_AGAIN, Budget, Policy, check_number
 from flowkit.ports import (
     Artifacts,
     Journal,
@@ -93,13 +93,18 @@ class Engine:
         threads_max: int = 40,
         world: World | None = None,
     ) -> None:
+        for name, value in (("lease_s", lease_s), ("poll_s", poll_s)):
+            check_number(f"Engine: {name}", value, above=0)
+        for name, value in (("suspend_after_s", suspend_after_s), ("grace_s", grace_s)):
+            check_number(f"Engine: {name}", value)
+        check_number("Engine: threads_max", threads_max, least=1, whole=True)
         self.store = store
         self.poll_s = poll_s
         self._artifacts = artifacts or _artifacts_of(store)
         self._models = models_of(model)
         self._model_policy = model_policy
         self._recover = recover
-        self._on_change: OnChange = on_change
+        self._on_change: OnChange = _checked(on_change) or "refuse"
         self._resources = resources
         self._lease_s = lease_s
         self._suspend_after_s = suspend_after_s
@@ -207,8 +212,12 @@ class Engine:
             run_id, workflow.name, workflow.input_hash(stored.text or ""), now,
             owner=hosting.owner, epoch=FIRST_EPOCH, lease_until=now + self._lease_s,
         )  # fmt: skip
-        if deadline_s is not None and not 0 < deadline_s < math.inf:
-            raise DeclarationError(f"deadline_s={deadline_s}: a number of seconds above 0.")
+        if deadline_s is not None:
+            check_number("deadline_s", deadline_s, above=0)
+            if deadline_s == math.inf:
+                raise DeclarationError("deadline_s=inf: None is for a run without a deadline.")
+        if not isinstance(cast(object, budget), Budget | None):
+            raise DeclarationError(f"budget={budget!r}: a Budget, such as Budget(steps_max=100).")
         deadline = now + deadline_s if deadline_s is not None else None
         begin = ev.RunStarted(workflow.name, workflow.bound(), stored, budget or Budget(), deadline)
         if run_id in hosting.drivers:
@@ -239,10 +248,16 @@ class Engine:
         """What `resume` would do with each step under the code as it is; nothing runs or is written."""
         hosting = self._entered()
         journal = await self.store.load(run_id)
-        graph = hosting.workflow(journal.record).bound()
-        folded = Fold().apply_all(journal.events)
+        workflow = hosting.workflow(journal.record)
+        folded, chosen = Fold().apply_all(journal.events), _checked(on_change) or self._on_change
         return plan_resume(
-            run_id, journal.record.status, folded, graph, on_change or self._on_change
+            run_id,
+            journal.record.status,
+            folded,
+            workflow.bound(),
+            chosen,
+            probed=[name for name, node in workflow.nodes.items() if node.probe is not None],
+            misfits=await hosting.misfits(folded, workflow, chosen),
         )
 
     async def fork(
@@ -275,7 +290,7 @@ class Engine:
         hosting = self._entered()
         new = check_name(new_id, "run id") if new_id is not None else self._world.new_id()
         steps = (at,) if isinstance(at, str) else tuple(at)
-        await fork(hosting, run_id, new, steps, set or {}, model, on_change)
+        await fork(hosting, run_id, new, steps, set or {}, model, _checked(on_change))
         return RunHandle[Any](self, new)
 
     async def take(self, run_id: str, *, on_change: OnChange | None = None) -> RunHandle[Any]:
@@ -284,19 +299,19 @@ class Engine:
         if run_id not in hosting.drivers:
             journal = await self.store.load(run_id)
             if journal.record.status not in ev.FINAL and not hosting.is_mine(run_id):
-                await hosting.take(journal, on_change=on_change)
+                await hosting.take(journal, on_change=_checked(on_change))
         return RunHandle[Any](self, run_id)
 
     async def retry(self, run_id: str, *, on_change: OnChange | None = None) -> RunHandle[Any]:
         """Reopen the failed steps of a failed or quarantined run; its budget counts anew."""
         hosting = self._entered()
         journal = await self.store.load(run_id)
-        if journal.record.status not in ("failed", "quarantined"):
+        if journal.record.status not in REOPENED:
             raise ResumeError(
                 f"run {run_id!r} is {journal.record.status}; only failed and quarantined runs are retried."
             )
         await hosting.wait_gone(run_id)
-        await hosting.take(journal, Fact(ev.Decided("retry")), on_change=on_change)
+        await hosting.take(journal, Fact(ev.Decided("retry")), on_change=_checked(on_change))
         return RunHandle[Any](self, run_id)
 
     def handle(self, run_id: str) -> RunHandle[Any]:
@@ -442,6 +457,13 @@ class Openable(Protocol):
     def is_open(self) -> bool: ...
     async def open(self) -> None: ...
     async def close(self) -> None: ...
+
+
+def _checked(on_change: OnChange | None) -> OnChange | None:
+    """The word itself; any other would be taken for the most lenient one."""
+    if on_change not in (None, *ON_CHANGE):
+        raise DeclarationError(f'on_change={on_change!r}: use "refuse", "rerun" or "keep".')
+    return on_change
 
 
 def _artifacts_of(store: Store) -> Artifacts:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import flowkit.events as ev
-from flowkit.changes import OnChange, adopt, describe_change, done_in
+from flowkit.changes import OnChange, adopt, describe_change, done_in, listed
 from flowkit.dsl import Workflow
 from flowkit.errors import ResumeError, ValueRefused
 from flowkit.events import Fact
@@ -87,15 +87,14 @@ async def fork(
     """Make the new run and drive it; see `Engine.fork`."""
     journal = await hosting.store.load(run_id)
     workflow = hosting.workflow(journal.record)
-    names = [each.name for each in hosting.kit.models]
-    if model and model not in names:
-        raise ResumeError(
-            f"this engine has no model named {model!r}, only {', '.join(names) or 'none'}: "
-            f"Engine(..., model=[...]) takes several."
-        )
+    hosting.check_model(model)
     folded = Fold().apply_all(journal.events)
     chosen = on_change or hosting.on_change
     plan = plan_fork(journal.record, folded, workflow, at, values, model, chosen)
+    misfits = [key for key in await hosting.misfits(folded, workflow, chosen) if key in plan.shared]
+    if misfits:
+        refusal = f"{listed(misfits)}: done, and its result does not fit its type any more"
+        raise mismatch(journal.record, plan.changes, refusal)
     reading = Reading(plan.state, workflow.nodes, workflow.codec(), hosting.kit.artifacts)
     given = [await reading.shrink(fact) for fact in plan.values]
     await hosting.begin_fork(journal.record, new_id, folded, [Fact(plan.rewound), *given])

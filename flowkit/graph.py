@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 def check_name(name: str, what: str) -> str:
     """The name itself, if it may stand in a key; else `DeclarationError`."""
-    if not _NAME.fullmatch(name):
+    if not isinstance(cast(object, name), str) or not _NAME.fullmatch(name):
         raise DeclarationError(
             f"{what} {name!r} is not a name: use 1 to 64 letters, digits, hyphens and underscores."
         )

@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 import flowkit.events as ev
-from flowkit.changes import OnChange, adopt, describe_change
+from flowkit.changes import OnChange, adopt, describe_change, done_in, node_of
 from flowkit.drive import Driver, Ended
 from flowkit.dsl import Workflow
 from flowkit.errors import (
@@ -40,11 +40,15 @@ from flowkit.ports import Journal, Message, RunQuery, RunRecord
 from flowkit.rewind import Fold, graph_of, in_place
 from flowkit.runner import guarded
 from flowkit.state import CLAIMS_MAX, State
+from flowkit.values import Value
 
 FIRST_EPOCH = 1 << 40
 """A run's first epoch; the lower 40 bits belong to a distributed engine's own token."""
 
 OPEN: frozenset[ev.Status] = frozenset({"pending", "running", "waiting"})
+
+REOPENED = ("failed", "quarantined")
+"""What a `retry` reopens."""
 
 log = logging.getLogger("flowkit")
 
@@ -138,7 +142,7 @@ class Hosting:
         graph = graph_of(journal.events)
         changed = graph is not None and bool(describe_change(graph, workflow.bound()))
         if changed:
-            self.adopted(record, Fold().apply_all(journal.events), workflow, on_change)
+            await self.adopted(record, Fold().apply_all(journal.events), workflow, on_change)
         if not journal.events and begin is None:
             raise ResumeError(
                 f"run {record.run_id!r} ended before its input was stored: start it again with its input."
@@ -176,8 +180,11 @@ class Hosting:
         if epoch is None:
             raise _busy(record)
         tail = await self.store.load(run_id, after=record.head)
-        if tail.record.status in ev.FINAL and not facts:
+        status = tail.record.status
+        if status in ev.FINAL and (not facts or status not in REOPENED):
             await self.store.release(run_id, epoch)
+            if facts:
+                raise ResumeError(f"run {run_id!r} is {status} by now: somebody was faster.")
             return  # it ended between the look and the claim
         folded = Fold().apply_all([*journal.events, *tail.events])
         after = "start" if not folded.live else "death" if record.owner else "release"
@@ -185,19 +192,21 @@ class Hosting:
         if begin is not None and not folded.live:
             first.append(Fact(begin))
         first.append(Fact(ev.Claimed(self.owner, epoch, cast(Any, after))))
-        if changed or graph_of(tail.events) is not None:
-            try:
-                adopted = self.adopted(record, folded, workflow, on_change)
-            except VersionMismatch:
-                await self.store.release(run_id, epoch)
-                raise
-            if adopted is not None:
-                await self.record(folded, run_id, epoch, [*first, Fact(adopted)])
-                first = []
+        adopted: ev.Rewound | None = None
+        try:
+            self.check_model(folded.state.model)
+            if changed or graph_of(tail.events) is not None:
+                adopted = await self.adopted(record, folded, workflow, on_change)
+        except ResumeError:
+            await self.store.release(run_id, epoch)
+            raise
+        if adopted is not None:
+            await self.record(folded, run_id, epoch, [*first, Fact(adopted)])
+            first = []
         driver = self.driver_for(run_id, workflow, folded.state, epoch)
         await self.launch(driver, [*first, *facts])
 
-    def adopted(
+    async def adopted(
         self,
         record: RunRecord,
         folded: Fold,
@@ -208,10 +217,38 @@ class Hosting:
         if not folded.live or not describe_change(folded.state.graph, workflow.bound()):
             return None
         graph = workflow.bound()
-        adopted = adopt(folded, graph, on_change or self.on_change)
+        chosen = on_change or self.on_change
+        adopted = adopt(folded, graph, chosen).unless(await self.misfits(folded, workflow, chosen))
         if adopted.refusal:
             raise mismatch(record, describe_change(folded.state.graph, graph), adopted.refusal)
         return adopted.rewound
+
+    def check_model(self, name: str) -> None:
+        """Refuse to ask another model first than the one that a fork was given."""
+        names = [each.name for each in self.kit.models]
+        if name and name not in names:
+            raise ResumeError(
+                f"this engine has no model named {name!r}, only {', '.join(names) or 'none'}: "
+                f"Engine(..., model=[...]) takes several."
+            )
+
+    async def misfits(
+        self, folded: Fold, workflow: Workflow[Any, Any], on_change: OnChange
+    ) -> Sequence[str]:
+        """With "keep": finished steps whose stored result cannot be read by the type it has by now."""
+        if on_change != "keep" or not describe_change(folded.state.graph, workflow.bound()):
+            return ()
+        adopted = adopt(folded, workflow.bound(), on_change)
+        found: list[str] = []
+        for key, event in done_in(adopted.outcome.live, (ev.StepDone,)).items():
+            node = workflow.nodes.get(node_of(event, folded.state))
+            codec = node.codec() if node is not None and key in adopted.altered else None
+            value: Value | None = getattr(event.payload, "value", None)
+            if codec is not None and value is not None:
+                kept = value.text or (await self.kit.artifacts.get(value.digest)).decode()
+                if not codec.fits(kept):
+                    found.append(key)
+        return found
 
     async def begin_fork(
         self, record: RunRecord, new_id: str, folded: Fold, facts: Sequence[Fact]
@@ -229,6 +266,12 @@ class Hosting:
         )  # fmt: skip
         async with self.taken(new_id):
             epoch = await self._create(new)
+            base = (await self.store.load(record.run_id, after=folded.state.seq)).record
+            if base.created_at != record.created_at:  # from now on it cannot be deleted
+                raise RunConflict(
+                    f"run {record.run_id!r} was deleted while it was forked, and its id used anew; {new_id!r} "
+                    f"is left unbegun. Fork again, under another id."
+                )
             claimed = Fact(ev.Claimed(self.owner, epoch))
             await self.record(folded, new_id, epoch, [*facts, claimed])
             driver = self.driver_for(new_id, self.workflow(record), folded.state, epoch)
@@ -408,7 +451,7 @@ def mismatch(record: RunRecord, changes: Sequence[str], refusal: str) -> Version
 
 def _busy(record: RunRecord) -> RunBusy:
     return RunBusy(
-        f"run {record.run_id!r} is driven by {record.owner}; wait for it, or post to it.",
+        f"run {record.run_id!r} is driven by {record.owner or 'somebody else'}; wait for it, or post to it.",
         owner=record.owner or "", until=record.lease_until or 0.0,
     )  # fmt: skip
 

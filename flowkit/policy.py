@@ -11,6 +11,24 @@ Effect = Literal["pure", "idempotent", "once"]
 When = Literal["tainted", "always", "never"]
 
 
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float = 0,
+    whole: bool = False,
+    hint: str = "",
+) -> None:
+    """Refuse what is no number, none in the range, or (`whole`) no integer, with a `DeclarationError`."""
+    wanted = f"at least {least:g}" if above is None else f"above {above:g}"
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        wanted = f"{'a whole number' if whole else 'a number'}, {wanted}"
+    elif value > above if above is not None else value >= least:  # neither is true of NaN
+        return
+    raise DeclarationError(f"{name}={value!r}: {wanted}{hint}.")
+
+
 @dataclass(frozen=True, slots=True)
 class Approve:
     """When a person must agree before a step begins.
@@ -29,9 +47,9 @@ class Approve:
     def __post_init__(self) -> None:
         if self.when not in ("tainted", "always", "never"):
             raise DeclarationError(f'approve={self.when!r}: use "tainted", "always" or "never".')
-        for name, value in (("timeout_s", self.timeout_s), ("valid_s", self.valid_s)):
-            if value is not None and not value > 0:  # nor is NaN
-                raise DeclarationError(f"Approve({name}={value}): above 0.")
+        if self.timeout_s is not None:
+            check_number("Approve: timeout_s", self.timeout_s, above=0)
+        check_number("Approve: valid_s", self.valid_s, above=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +111,10 @@ class Policy:
             ("backoff_max_s", self.backoff_max_s, 0.0),
             ("concurrency", self.concurrency, 1),
         ):
-            if value is not None and not value >= least:  # nor is NaN
-                raise DeclarationError(f"{name}={value}: at least {least}.")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise DeclarationError(f"timeout_s={self.timeout_s}: above 0, or None for no limit.")
+            if value is not None:
+                check_number(name, value, least=least, whole=not name.endswith("_s"))
+        if self.timeout_s is not None:
+            check_number("timeout_s", self.timeout_s, above=0, hint=", or None for no limit")
 
     def delay_s(self, tried: int, draw: float) -> float:
         """Seconds to wait after the `tried`-th try (1-based); `draw` is a random number in [0, 1)."""
@@ -131,8 +149,8 @@ class Limits:
             ("tokens_max", 1),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise DeclarationError(f"{name}={value}: at least {least}.")
+            if value is not None:
+                check_number(name, value, least=least, whole=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +178,9 @@ class Budget:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name != "on_budget" and value is not None and not value > 0:
-                raise DeclarationError(f"Budget({each.name}={value}): must be above 0.")
+            if each.name != "on_budget" and value is not None:
+                whole = each.name not in ("cost_usd_max", "wall_s_max")
+                check_number(f"Budget: {each.name}", value, above=0, whole=whole)
         if self.on_budget not in ("fail", "answer"):
             raise DeclarationError(f'Budget(on_budget={self.on_budget!r}): use "fail" or "answer".')
 

@@ -80,7 +80,7 @@ def rewind(folded: Fold, event: Event, rewound: ev.Rewound) -> Rewinding:
     roots = frozenset(rewound.keys)
     moved = _moved(folded.state.graph, rewound.graph)
     anew = _anew(folded.state, rewound)
-    for each in folded.live:
+    for each in _fewer(folded.live):
         holds = each.key not in roots and not (moved and _is_moved(before, each, moved))
         holds = holds and _holds(before, state, each, rewound, anew)
         if not holds and (rewound.run or each.key not in anew):
@@ -97,10 +97,23 @@ def rewind(folded: Fold, event: Event, rewound: ev.Rewound) -> Rewinding:
     state.model = rewound.model or folded.state.model
     if rewound.run:
         state.signals.clear()  # an approval is given to one run
+        begun = (slot for slot in state.by_exec.values() if slot.intent or slot.status == "unknown")
+        state.foreign |= {slot.exec for slot in begun}
         state.reopen_failed(event)
     else:
         _carry_over(folded.state, state, dropped, event.seq)
     return Rewinding(state, live, dropped)
+
+
+def _fewer(live: Sequence[Event]) -> Iterator[Event]:
+    """The events without all claims but the last: who drove the run before says nothing any more.
+
+    A run that is forked from fork to fork has little else.
+    """
+    claims = [event.seq for event in live if isinstance(event.payload, ev.Claimed)][-1:]
+    for event in live:
+        if event.seq in claims or not isinstance(event.payload, ev.Claimed):
+            yield event
 
 
 def _under(event: Event, graph: Graph | None) -> Event:

@@ -21,6 +21,8 @@ from flowkit.slot import Planning, Slot, TurnState
 from flowkit.values import combine, digest
 from flowkit.waits import Waits
 
+_BEGUN = {"begun": "its effect is under way, or was when its process died"}
+
 CLAIMS_MAX = 3
 """Claims without any other event before the next claim quarantines the run."""
 
@@ -77,6 +79,8 @@ class State(Waits):
         status = "running" if slot.exec in self.running else slot.status
         if slot.exec in self.parked:
             status = "waiting"
+        elif slot.intent and status == "ready":
+            status = "begun"
         waits = ", ".join(wait.label for wait in slot.open_waits())
         return StepView(
             key=slot.exec if slot.planning is None else slot.key,
@@ -87,7 +91,7 @@ class State(Waits):
             errors=tuple(f"{node}: {error}" for node, error in slot.errors or ()),
             duration_s=slot.duration_s,
             feedback=slot.feedback,
-            detail=waits or (str(slot.error) if slot.error else ""),
+            detail=waits or (str(slot.error) if slot.error else "") or _BEGUN.get(status, ""),
         )
 
     def _digest_of(self, source: Source) -> str:
@@ -201,10 +205,15 @@ class State(Waits):
         self.claims += 1
         self.ask_probes()
         for slot in [slot for slot in self.ready.values() if slot.intent]:
-            self.owe(slot, ev.OutcomeUnknown("the process ended while the effect was under way"))
+            base = slot.exec in self.foreign
+            why = "the process ended while the effect was under way"
+            if base:
+                why = "the run that this is a fork of had begun its effect; whether it happened is that run's to know"
+            self.owe(slot, ev.OutcomeUnknown(why))
 
     def _intent(self, event: Event, p: ev.Intent) -> None:
         self._slot(event).intent = True
+        self.foreign.discard(event.key)
 
     def _answered(self, event: Event, p: ev.ModelAnswered | ev.ToolAnswered) -> None:
         slot = self._slot(event)

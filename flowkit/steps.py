@@ -33,6 +33,8 @@ class Steps:
         """Times (Unix) at which a parked or retrying slot may go on, in order."""
         self.probed: Container[str] = ()
         """Names of nodes with a probe. The runner's too: they come from the code, never from a journal."""
+        self.foreign: set[str] = set()
+        """Steps whose effect was begun by the run that this is a fork of, under a key of that run."""
         self.owed: list[Fact] = []
         self.unknown: dict[str, Slot] = {}
         self.waits: dict[str, list[Wait]] = {}
@@ -76,15 +78,19 @@ class Steps:
 
     def ask_probes(self) -> None:
         """What is unknown may start: its probe may know by now."""
-        for slot in [each for each in self.unknown.values() if each.node in self.probed]:
+        for slot in [each for each in self.unknown.values() if self.can_ask(each)]:
             self.offer(slot)
+
+    def can_ask(self, slot: Slot) -> bool:
+        """Whether a probe can find out; it looks for this run's effect, not for that of its base."""
+        return slot.node in self.probed and slot.exec not in self.foreign
 
     def doubt(self, slot: Slot, reason: str) -> None:
         """Its outcome is unknown: a probe may find out, else somebody decides."""
         if not (slot.intent or slot.status == "unknown"):
             return  # somebody decided while its probe was asked
         self.leave(slot)
-        if slot.intent and slot.node in self.probed:  # else it is the probe that could not tell
+        if slot.intent and self.can_ask(slot):  # else it is the probe that could not tell
             self.offer(slot)
         slot.status, slot.intent = "unknown", False
         slot.error = Error("OutcomeUnknown", reason)

@@ -129,6 +129,14 @@ class Codec:
         """Validate a Python value against the type; raises pydantic's `ValidationError`."""
         return self._adapter.validator.validate_python(value)
 
+    def fits(self, text: str) -> bool:
+        """Whether a stored JSON text is a value of the type."""
+        try:
+            self.load(text)
+        except (ValueError, TypeError, KeyError):
+            return False
+        return True
+
     def dump(self, value: Any) -> Value:
         """The value's JSON, proved to load back; raises `ValueRefused` with the path."""
         for exact in (False, True):

@@ -15,6 +15,7 @@ _COLOURS = {
     "failed": "red",
     "quarantined": "red",
     "unknown": "red",
+    "begun": "yellow",
     "rejected": "yellow",
     "retrying": "yellow",
     "waiting": "magenta",

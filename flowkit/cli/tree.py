@@ -27,6 +27,7 @@ _MARKS = {
     "failed": ("✗", "red"),
     "rejected": ("✗", "yellow"),
     "unknown": ("?", "red"),
+    "begun": ("?", "yellow"),
     "dropped": ("-", "bright_black"),
 }
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"

@@ -21,14 +21,14 @@ async def mail(ctx: Context, text: str) -> str:
     return f"sent: {text}"
 
 
-@workflow
-def remind(text: Ref[str]) -> Ref[list[str]]:
-    return both(mail(text), mail(text, id="again"))
-
-
 @tool
 async def both(ctx: Context, one: str, two: str) -> list[str]:
     return [one, two]
+
+
+@workflow
+def remind(text: Ref[str]) -> Ref[list[str]]:
+    return both(mail(text), mail(text, id="again"))
 """
 
 RUN = ("r", "mailer.py:remind")

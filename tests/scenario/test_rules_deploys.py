@@ -9,8 +9,9 @@ import anyio
 import pytest
 
 import flowkit.events as ev
-from flowkit import Context, Ref, Reject, VersionMismatch, Workflow, workflow
+from flowkit import Context, Engine, Ref, Reject, VersionMismatch, Workflow, workflow
 from flowkit.changes import Action, OnChange, ResumePlan
+from flowkit.errors import DeclarationError, FlowkitError
 from flowkit.nodes import Findings, Plan, planner, tool, verifier
 from flowkit.store import MemoryStore
 from tests.scenario.kit import Log, crashed, journal, memory, note, of, running
@@ -458,3 +459,93 @@ async def test_a_wait_that_was_over_before_the_deploy_is_over_after_it() -> None
     copy = await crashed(store, "r", over.seq)
     async with running(copy, workflows=[waiting("2")]) as engine:
         assert await engine.resume("r") == 7
+
+
+def rolling(release: int) -> Workflow[int, int]:
+    """Release 2 has taken out what release 1 pays."""
+
+    @tool
+    async def amount(ctx: Context, n: int) -> int:
+        return n
+
+    @tool(effect="once")
+    async def pay(ctx: Context, n: int) -> int:
+        note(ctx)
+        return n
+
+    @tool
+    async def wait(ctx: Context, n: int) -> int:
+        await ctx.signal("go")
+        return n
+
+    @workflow
+    def rolling(n: Ref[int]) -> Ref[int]:
+        return wait(pay(amount(n)) if release == 1 else amount(n))
+
+    return rolling
+
+
+async def test_an_effect_that_was_taken_out_by_a_deploy_does_not_happen_again_with_the_next() -> (
+    None
+):
+    store, log = memory(), Log()
+    async with running(store, log) as engine:
+        await engine.start(rolling(1), 1, run_id="r")
+        await anyio.sleep(50)
+    async with running(store, log, workflows=[rolling(2)]) as engine:
+        await engine.take("r", on_change="rerun")
+        await anyio.sleep(50)
+    for on_change in ("refuse", "rerun", "keep"):
+        async with running(store, log, workflows=[rolling(1)], on_change=on_change) as engine:
+            assert "before the step was taken out" in (await engine.plan_resume("r")).refusal
+            with pytest.raises(VersionMismatch, match="step pay: its effect happened before"):
+                await engine.take("r")
+    assert log == ["pay 0 1"]
+    async with running(store, log, workflows=[rolling(2)]) as engine:
+        handle = await engine.take("r")
+        await handle.signal("go")
+        assert await handle.result() == 1
+
+
+def typed(kind: Any, version: str) -> Workflow[int, int]:
+    async def price(ctx: Context, n: int) -> Any:
+        return kind(n)
+
+    async def after(ctx: Context, given: Any) -> int:
+        return int(given)
+
+    price.__annotations__["return"] = after.__annotations__["given"] = kind
+    priced, told = tool(version=version)(price), tool(after)
+
+    @workflow
+    def typed(n: Ref[int]) -> Ref[int]:
+        return told(priced(n))
+
+    return typed
+
+
+async def test_a_result_that_does_not_fit_its_type_any_more_is_not_kept() -> None:
+    store = await stopped(typed(float, "1"), 3, value=1)
+    whole = await store.load("r")
+    flow = typed(list, "1")
+    async with running(store, Log(), workflows=[flow], on_change="keep") as engine:
+        plan = await engine.plan_resume("r")
+        assert actions(plan)["price"] == "changed"
+        with pytest.raises(VersionMismatch, match="price: done, and its result does not fit"):
+            await engine.resume("r")
+        with pytest.raises(VersionMismatch, match="price: done, and its result does not fit"):
+            await engine.fork("r", on_change="keep", new_id="f")
+    assert await store.load("r") == whole
+    async with running(store, Log(), workflows=[typed(int, "2")], on_change="keep") as engine:
+        assert await engine.resume("r") == 1
+
+
+@pytest.mark.parametrize("word", ["Keep", "maybe", ""])
+async def test_a_word_that_is_no_policy_is_refused(word: Any) -> None:
+    with pytest.raises(DeclarationError, match='use "refuse", "rerun" or "keep"'):
+        Engine(memory(), on_change=word)
+    store = await stopped(diamond(), ALL_BUT_JOIN)
+    async with running(store, Log(), workflows=[diamond(a="2")]) as engine:
+        for ask in (engine.resume, engine.take, engine.plan_resume, engine.fork, engine.retry):
+            with pytest.raises(FlowkitError):
+                await ask("r", on_change=word)

@@ -934,7 +934,7 @@ async def test_a_probe_that_comes_with_a_deploy_is_asked_for_runs_that_wait() ->
         assert await engine.run(workflow(blind_shop), 1, run_id="r") == "thanks for found 1"
 
 
-@pytest.mark.parametrize("how", ["resume", "deploy", "fork"])
+@pytest.mark.parametrize("how", ["resume", "deploy"])
 async def test_a_probe_that_could_not_tell_is_asked_again_whoever_takes_the_run_up(
     how: str,
 ) -> None:
@@ -953,6 +953,61 @@ async def test_a_probe_that_could_not_tell_is_asked_again_whoever_takes_the_run_
     assert away.asked == 1
     flow = workflow(patient_shop) if how == "deploy" else old
     async with running(store, bank := Bank("value"), workflows=[flow]) as engine:
-        handle = await engine.fork("r") if how == "fork" else await engine.take("r")
+        handle = await engine.take("r")
         assert await handle.result() == "thanks for found 1"
     assert (bank.asked, bank.effects) == (1, [])
+
+
+@pytest.mark.parametrize(("flow", "step"), [("shop", "pay"), ("patient_shop", "patient")])
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_fork_leaves_the_effect_of_its_base_to_a_person(
+    flow: str, step: str, *, known: bool
+) -> None:
+    """Its probe would look for an effect of the fork's, find none, and pay a second time."""
+    old: Any = globals()[flow]
+    store, bank = await killed(old), Bank("the truth")
+    bank.effects.append(f"r/{step}/0")
+    if known:  # the base's own probe could not tell
+        async with running(store, Bank("raises"), workflows=[old]) as engine:
+            await engine.take("r")
+            await eventually_waiting(engine)
+    async with running(store, bank, workflows=[old]) as engine:
+        fork = await engine.fork("r", new_id="f")
+        await eventually_waiting(engine, "f")
+        assert (bank.asked, bank.effects) == (0, [f"r/{step}/0"])
+        if not known:
+            _, state = await engine.state("f")
+            assert "the run that this is a fork of had begun" in str(state.unknown[step].error)
+        await engine.decide("f", step, "repeat")
+        assert await fork.result() == "thanks for receipt 1"
+        assert bank.effects == [f"r/{step}/0", f"f/{step}/0"]
+        assert await (await engine.take("r")).result() == "thanks for found 1"
+        assert bank.effects == [f"r/{step}/0", f"f/{step}/0"]
+
+
+async def test_a_fork_s_own_effect_is_asked_for_as_any_other() -> None:
+    store, bank = await killed(globals()["shop"]), Bank("the truth", hangs=1)
+    async with running(store, bank, workflows=[globals()["shop"]]) as engine:
+        await engine.fork("r", new_id="f")
+        await eventually_waiting(engine, "f")
+        await engine.decide("f", "pay", "repeat")
+        await bank.inside.wait()
+        events = await journal(engine, "f")
+    copy = await crashed(store, "f", of(events, ev.Intent)[-1].seq)
+    async with running(copy, bank, workflows=[globals()["shop"]]) as engine:
+        assert await engine.resume("f") == "thanks for found 1"
+    assert bank.effects == ["f/pay/0"]
+
+
+async def test_a_begun_effect_is_shown_and_planned_for_as_what_it_is() -> None:
+    for flow, action, why in (
+        ("shop", "run", "its outcome is unknown: its probe is asked"),
+        ("blind_shop", "blocked", "its outcome is unknown: decide on it"),
+    ):
+        store = await killed(globals()[flow])
+        async with running(store, Bank(), workflows=[globals()[flow]]) as engine:
+            step = "pay" if flow == "shop" else "blind"
+            assert (await statuses(engine))[step] == "begun"
+            plan = await engine.plan_resume("r")
+        (told,) = [each for each in plan.steps if each.step == step]
+        assert (told.action, told.why) == (action, why)

@@ -14,11 +14,11 @@ from flowkit import Budget, Context, Ref, Reject, RunConflict, StepFailed, workf
 from flowkit.errors import ResumeError, StoreUnusable
 from flowkit.events import Event
 from flowkit.nodes import Findings, Plan, planner, tool, verifier
-from flowkit.ports import Message, RunQuery
+from flowkit.ports import Journal, Message, RunQuery
 from flowkit.rewind import Fold
 from flowkit.store import MemoryStore
 from flowkit.testing import ScriptedModel, says
-from tests.scenario.kit import Log, crashed, journal, memory, note, now, of, running
+from tests.scenario.kit import Log, crashed, journal, kinds, memory, note, now, of, running
 
 
 @tool
@@ -309,6 +309,71 @@ async def test_a_fork_asks_another_model_first_also_after_a_crash() -> None:
     assert len(whole_.events) > head
     async with running(copy, workflows=[asking], model=models()) as engine:
         assert await engine.resume("f") == "second"
+    copy = await crashed(store, "f", head)
+    async with running(copy, workflows=[asking], model=models()[0]) as engine:
+        with pytest.raises(ResumeError, match="no model named 'two', only one"):
+            await engine.resume("f")
+        assert (await copy.load("f")).record.owner is None, "somebody else may take it"
+
+
+async def test_a_base_that_was_replaced_while_it_was_forked_is_told() -> None:
+    class Swapped(MemoryStore):
+        """Its run `r` is deleted, and its id used anew, as soon as the fork has read it."""
+
+        reads = 0
+
+        async def load(self, run_id: str, *, after: int = 0) -> Journal:
+            found = await super().load(run_id, after=after)
+            self.reads += run_id == "r"
+            later = replace(found.record, created_at=found.record.created_at + 1)
+            return replace(found, record=later) if self.reads > 1 and run_id == "r" else found
+
+    store = Swapped(now=now)
+    async with running(store, Log()) as engine:
+        await engine.run(whole, 1, run_id="r")
+        store.reads = 0
+        with pytest.raises(RunConflict, match="'r' was deleted while it was forked"):
+            await engine.fork("r", at="write", new_id="f")
+        assert (await store.load("f")).record.status == "cancelled"
+
+
+async def test_a_slow_retry_does_not_reopen_what_has_succeeded() -> None:
+    tries: list[str] = []
+
+    @tool
+    async def shaky(ctx: Context, n: int) -> int:
+        tries.append(ctx.step)
+        if len(tries) == 1:
+            raise ValueError("not yet")
+        return n
+
+    @workflow
+    def flow(n: Ref[int]) -> Ref[int]:
+        return shaky(n)
+
+    class Slow(MemoryStore):
+        """Between its look at the run and its claim somebody else has retried it."""
+
+        first: Any = None
+
+        async def claim(
+            self, run_id: str, owner: str, lease_s: float, token: int | None = None
+        ) -> int | None:
+            other, self.first = self.first, None
+            if other is not None:
+                assert await (await other.retry(run_id)).result() == 1
+            return await super().claim(run_id, owner, lease_s, token)
+
+    store = Slow(now=now)
+    async with running(store) as fast, running(store, workflows=[flow]) as slow:
+        with pytest.raises(StepFailed):
+            await fast.run(flow, 1, run_id="r")
+        store.first = fast
+        with pytest.raises(ResumeError, match="'r' is succeeded by now"):
+            await slow.retry("r")
+        assert (await store.load("r")).record.status == "succeeded"
+        assert kinds(await journal(fast, "r"))[-1] == "run_ended"
+    assert len(tries) == 2
 
 
 async def test_a_fork_that_was_only_half_made_is_nobody_s_until_it_is_forked_again() -> None:

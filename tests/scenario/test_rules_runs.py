@@ -1048,3 +1048,35 @@ async def test_a_run_that_cannot_be_folded_does_not_stop_the_engine_that_recover
         assert await engine.resume("good") is not None
         with pytest.raises(FlowkitError):
             await engine.handle("bad").result()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lease_s": 0}, {"lease_s": -1}, {"lease_s": [1]}, {"poll_s": float("nan")}, {"poll_s": 0},
+        {"grace_s": -1}, {"suspend_after_s": "1"}, {"threads_max": 0}, {"threads_max": 1.5},
+    ],
+)  # fmt: skip
+def test_an_engine_s_bad_settings_are_refused_in_words(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(DeclarationError, match=f"Engine: {name}="):
+        Engine(memory(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"budget": {"steps_max": 1}}, "a Budget, such as"),
+        ({"deadline_s": [1]}, "deadline_s="),
+        ({"deadline_s": 0}, "deadline_s=0: above 0"),
+        ({"deadline_s": float("inf")}, "None is for a run without a deadline"),
+        ({"run_id": 5}, "run id 5 is not a name"),
+    ],
+)
+async def test_a_run_s_bad_settings_are_refused_and_leave_nothing(
+    options: dict[str, Any], told: str
+) -> None:
+    async with running(None, Log()) as engine:
+        with pytest.raises(DeclarationError, match=told):
+            await engine.start(quick, 1, **options)
+        assert await engine.runs() == []

@@ -84,8 +84,14 @@ def test_delays_double() -> None:
 @pytest.mark.parametrize("name", ["steps_max", "attempts_max", "wall_s_max", "parallel_max"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_budget_of_nothing_is_refused(name: str, value: int) -> None:
-    with pytest.raises(DeclarationError, match=rf"Budget\({name}={value}\): must be above 0"):
+    with pytest.raises(DeclarationError, match=rf"Budget: {name}={value}: above 0"):
         Budget(**{name: value})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("value", [[3], "3", {}, True, 1.5])
+def test_a_budget_that_is_no_whole_number_is_refused(value: Any) -> None:
+    with pytest.raises(DeclarationError, match=r"steps_max=.*a whole number, above 0"):
+        Budget(steps_max=value)
 
 
 def test_other_budgets_are_refused() -> None:
