@@ -28,7 +28,7 @@ from flowkit.errors import (
     VersionMismatch,
 )
 from flowkit.node import Context
-from flowkit.policy import Budget
+from flowkit.policy import Approve, Budget
 from flowkit.values import Artifact
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flowkit.handle import RunHandle
 
 __all__ = [
+    "Approve",
     "Artifact",
     "Budget",
     "BudgetExceeded",

@@ -168,7 +168,7 @@ class Driver(Commits):
         """What the run waits for, in words."""
         reasons = [f"a decision on {key}" for key in self.state.unknown]
         for slot in self.state.parked.values():
-            reasons += [f"{wait.reason} {wait.name} at {slot.exec}" for wait in slot.open_waits()]
+            reasons += [f"{wait.label} at {slot.exec}" for wait in slot.open_waits()]
         return ", ".join(" ".join(reason.split()) for reason in reasons) or "the next try"
 
     async def _drain(self) -> Ended:

@@ -144,7 +144,7 @@ def is_changed(name: str, old: State, now: Mapping[str, NodeSpec]) -> bool:
 
 
 def _anew(old: State, rewound: ev.Rewound) -> frozenset[str]:
-    """Attempts under way that wait anew: those of changed code, and in a fork those that asked for signals.
+    """Attempts under way that wait anew: those of changed code, and in a fork those that asked somebody.
 
     Else new code might never come to the wait that was left open, and an approval would count twice.
     """
@@ -157,7 +157,7 @@ def _anew(old: State, rewound: ev.Rewound) -> frozenset[str]:
         and slot.status in ("ready", "retrying", "failed")
         and (
             is_changed(slot.node, old, now)
-            or (rewound.run and any(wait.reason == "signal" for wait in slot.waits))
+            or (rewound.run and any(wait.reason != "sleep" for wait in slot.waits))
         )
     )
 
@@ -234,6 +234,7 @@ def _carry_over(old: State, state: State, dropped: Sequence[Event], seq: int) ->
     again = {event.key: seq for event in dropped if isinstance(event.payload, tried)}
     again |= dict.fromkeys(_overtaken(old, state), seq)
     state.redone = {**old.redone, **again}
+    state.taint = {**state.taint, **old.taint}
 
 
 def _overtaken(old: State, state: State) -> Iterator[str]:

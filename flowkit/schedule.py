@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Literal
 
 import flowkit.events as ev
+from flowkit.approval import questions
 from flowkit.events import Error, Fact
 from flowkit.slot import Slot
 from flowkit.state import State
@@ -56,9 +57,9 @@ def decide(state: State, now: float) -> Commands:
         Fact(ev.Signalled(wait.name, wait.n, timed_out=True), slot.exec)
         for slot in _due(state, now)
         for wait in slot.open_waits()
-        if wait.reason == "signal" and wait.until is not None and wait.until <= now
+        if wait.reason != "sleep" and wait.until is not None and wait.until <= now
     ]
-    facts = over or _dropped(state)
+    facts = over or _dropped(state) or list(questions(state, _may_start(state, now), now))
     return Commands(facts=tuple(facts)) if facts else _starts(state, now)
 
 

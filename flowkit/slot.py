@@ -13,16 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, cast
 
 from flowkit.events import Error, ModelAnswered, Signalled, ToolAnswered
 from flowkit.graph import Call, Step
-from flowkit.values import Value, combine
+from flowkit.values import Value, combine, parse
+
+APPROVAL: Final = "approve/"
+"""With this the name of a signal begins that answers a question put to a person."""
 
 
 @dataclass(slots=True, eq=False)
 class Wait:
-    """A durable wait of an attempt; `ended` is the signal, or the time-out, that ended it, at `seq`."""
+    """A durable wait; `ended` is the signal, or the time-out, that ended it, at `seq`.
+
+    `until` is when it ends by itself; of an approval that was given, until when that holds.
+    """
 
     slot: Slot
     reason: str
@@ -31,6 +37,24 @@ class Wait:
     until: float | None
     ended: Signalled | None = None
     seq: int = 0
+
+    @property
+    def label(self) -> str:
+        """What is waited for, in words."""
+        return "approval" if self.reason == "approval" else f"{self.reason} {self.name}".strip()
+
+    def denial(self) -> str:
+        """Why the answer to a question that was put to a person does not agree; empty if it does."""
+        if self.ended is None or self.ended.timed_out:
+            return "nobody answered in time"
+        given = self.ended.value
+        said: Any = parse(given.text) if given is not None and given.text else None
+        if not isinstance(said, dict):
+            return "the answer was neither yes nor no"
+        answer = cast("dict[str, Any]", said)
+        if answer.get("approved") is True:
+            return ""
+        return f"{answer.get('by') or 'somebody'} said no. {answer.get('note') or ''}".strip()
 
 
 @dataclass(slots=True, eq=False)
@@ -161,6 +185,10 @@ class Slot:
             elif self.planning is not None:
                 self.digest = self.planning.digest
         return self.digest
+
+    def is_asked(self) -> bool:
+        """Whether a person is asked before an attempt begins; none is under way."""
+        return any(wait.reason == "approval" for wait in self.open_waits())
 
     def open_waits(self) -> list[Wait]:
         return [wait for wait in self.waits or () if wait.ended is None]

@@ -209,7 +209,7 @@ class Steps:
             slot.waits = [
                 wait
                 for wait in slot.waits
-                if wait.reason == "signal" and wait.ended and not wait.ended.timed_out
+                if wait.reason != "sleep" and wait.ended and not wait.ended.timed_out
             ]
 
     def forget_due(self, slot: Slot) -> None:
@@ -354,6 +354,7 @@ class Steps:
 
     def revive(self, slot: Slot) -> None:
         error, slot.error, slot.tries = slot.error, None, 0
+        slot.waits = [wait for wait in slot.waits or () if wait.reason != "approval"]
         if slot.parent is not None:
             slot.parent.left += 1
         if slot.planning is not None:

@@ -219,6 +219,30 @@ def signal(
     print_posted(record, json=json, database=database)
 
 
+@app.command()
+@command
+def approve(
+    ref: RunArg,
+    step: Annotated[
+        str, typer.Argument(metavar="[STEP]", help="The step that asks, if several do.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Say yes: the step may begin, once.")] = False,
+    deny: Annotated[bool, typer.Option("--deny", help="Say no: the step fails.")] = False,
+    by: Annotated[str, typer.Option(help="Who says so; kept in the journal.")] = "",
+    note: Annotated[str, typer.Option(help="What the step's planner is to read.")] = "",
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a step asks a person before it begins, with its inputs; answer with --yes or --deny."""
+    from flowkit.cli.approving import Answer, answer_question
+    from flowkit.cli.config import find_database
+
+    if yes and deny:
+        raise typer.BadParameter("--yes or --deny, not both.")
+    answer = Answer(yes, by, note) if yes or deny else None
+    raise typer.Exit(answer_question(find_database(db), ref, step, answer, json=json))
+
+
 @app.command("ls")
 @app.command("list", hidden=True)
 @command

@@ -328,6 +328,11 @@ def advice(
         elif wait["what"] == "signal":
             lines.append(f"step {wait['step']!r} waits for signal {wait['name']!r}.")
             lines.append(f"give it: flowkit signal {record.run_id} {name} JSON{db}")
+        elif wait["what"] == "approval":
+            step = shlex.quote(wait["step"])
+            lines.append(f"step {wait['step']!r} asks a person first: {wait['why']}.")
+            lines.append(f"look: flowkit approve {record.run_id} {step}{db}")
+            lines.append("then say yes with --yes, or no with --deny and --note TEXT")
         else:
             lines.append(f"step {wait['step']!r} waits until a time.")
     if record.due_at is not None:

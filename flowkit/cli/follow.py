@@ -18,6 +18,7 @@ from flowkit.errors import FlowkitError
 from flowkit.events import Event
 from flowkit.ports import Artifacts, RunRecord
 from flowkit.rewind import Fold
+from flowkit.slot import APPROVAL
 from flowkit.state import State
 from flowkit.view.talk import Speech, agent_of, headline, place
 
@@ -168,6 +169,11 @@ def _describe_run(event: Event, key: str) -> str:
         case ev.Decided(how=how, message=message):
             probe = ", by its probe" if event.key and not message else ""
             return f"{key or 'the run'}: decided: {how}{probe}"
+        case ev.Waiting(reason="approval") if event.key:
+            return f"{key} asks a person before it begins"
+        case ev.Signalled(name=name, timed_out=late) if name.startswith(APPROVAL):
+            step = name.removeprefix(APPROVAL).rsplit("/", 2)[0]
+            return f"{step}: " + ("nobody answered in time" if late else "a person has answered")
         case ev.Waiting(reason=reason, name=name) if event.key:
             return f"{key} waits for {reason} {name}".rstrip()
         case ev.Signalled(name=name, timed_out=late):

@@ -205,13 +205,13 @@ def _walk(place: int, above: str, depth: int) -> Iterator[FileEntry]:
                 os.close(below)
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, reads_private=True)
 def list_files(ctx: Context, query: ListQuery) -> Listing:
     """List the files of the workspace, with their sizes in bytes."""
     return ctx.resource(Folder).list(query.path)
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, reads_private=True)
 def read_file(ctx: Context, query: ReadQuery) -> Page:
     """Read a text file of the workspace, or the next piece of it. Lines come with numbers, which are no
     part of the text."""

@@ -176,14 +176,14 @@ def _cell(cell: object) -> str | int | float | None:
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, reads_private=True)
 def sql(ctx: Context, query: SqlQuery) -> Rows:
     """Ask the database with one SELECT. Nothing can be changed. At most 200 rows come back: count, sum
     and group in the query."""
     return _database(ctx).query(query.query, query.parameters, ROWS_MAX)
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, reads_private=True)
 def describe_tables(ctx: Context, query: NoInput) -> Tables:
     """List the database's tables with their columns."""
     return Tables(tables=list(_database(ctx).tables()))

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
+    "docs/approvals.md",
     "docs/chaos.md",
     "docs/cli.md",
     "docs/deploys.md",

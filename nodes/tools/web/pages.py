@@ -38,7 +38,7 @@ class Fetched(_Value):
     cut: bool = False
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, untrusted_output=True, external_effect=True)  # an address can carry data out
 async def fetch(ctx: Context, query: FetchQuery) -> Fetched:
     """Fetch an address and give the answer's raw text: for JSON, feeds and plain files. To read a
     web page, use read_page."""
@@ -50,7 +50,7 @@ async def fetch(ctx: Context, query: FetchQuery) -> Fetched:
     )  # fmt: skip
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, untrusted_output=True, external_effect=True)  # an address can carry data out
 async def read_page(ctx: Context, page: PageQuery) -> Page:
     """Read a document by its id, or a web page or PDF by its address, or the next piece of it. Lines
     come with numbers, which are no part of the text."""
