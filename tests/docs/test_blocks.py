@@ -19,6 +19,7 @@ PAGES = [
     "docs/guide.md",
     "docs/models.md",
     "docs/newsroom.md",
+    "docs/openapi.md",
     "docs/postgres.md",
     "docs/sandbox.md",
     "docs/testing.md",
