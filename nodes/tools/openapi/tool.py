@@ -212,6 +212,11 @@ def openapi_tools(
         raise DeclarationError(
             f"{document.label}: no tool can be made of any operation. {'; '.join(left_out[:5])}."
         )
+    _tell(document, found, left_out)
+    return made
+
+
+def _tell(document: Document, found: Sequence[Operation], left_out: Sequence[str]) -> None:
     for why in left_out:
         log.info("%s: no tool for %s", document.label, why)
     if left_out:
@@ -219,7 +224,6 @@ def openapi_tools(
             "%s: %d of %d operations are left out; the first: %s",
             document.label, len(left_out), len(found), left_out[0],
         )  # fmt: skip
-    return made
 
 
 def _check_said(document: Document, found: Sequence[Operation], said: _Said) -> None:
