@@ -105,12 +105,13 @@ class OpenAPITool(SchemaTool[ApiAnswer]):
         answer = without(await self._sent(web, request), hidden)
         if answer.status >= 500 or answer.status in (408, 425, 429):
             raise self._failure(answer)
-        if answer.status == 401 and not hidden:
-            raise ApiError(
-                f"{error_of(answer)} The host gives no credentials for {self.base}: it can, with the "
-                f"resource Credentials."
-            )
-        return await answer_of(ctx, answer, self.name)
+        found = await answer_of(ctx, answer, self.name)
+        if answer.status != 401 or hidden:
+            return found
+        why = (
+            f"The host gives no credentials for {self.base}: it can, with the resource Credentials."
+        )
+        return found.model_copy(update={"note": f"{found.note} {why}".strip()})
 
     def _credentials(self, ctx: Context, web: Web) -> Sequence[Credential]:
         try:
