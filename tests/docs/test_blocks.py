@@ -20,6 +20,7 @@ PAGES = [
     "docs/guide.md",
     "docs/models.md",
     "docs/newsroom.md",
+    "docs/openapi.md",
     "docs/postgres.md",
     "docs/router.md",
     "docs/sandbox.md",
