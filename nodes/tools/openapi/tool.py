@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Unpack
 
-from flowkit.errors import BadArguments, DeclarationError, Retry
+from flowkit.errors import BadArguments, DeclarationError, OutcomeUnknown, Retry
 from flowkit.node import Context
-from flowkit.nodes.options import Options, policy_of
+from flowkit.nodes.options import Options, TrustOptions, policy_of, trust_of
 from flowkit.nodes.tools.openapi.answers import (
     RETRY_S_MAX,
     ApiAnswer,
@@ -41,7 +41,7 @@ from flowkit.nodes.tools.schema import SchemaTool
 from flowkit.nodes.tools.web import Answer, Refused, Web
 from flowkit.nodes.tools.web.client import URL_CHARACTERS_MAX, NotSent, Unreachable
 from flowkit.nodes.tools.web.pages import web_of
-from flowkit.policy import Effect, Policy
+from flowkit.policy import Effect, Policy, Trust
 from flowkit.values import combine
 
 log = logging.getLogger("flowkit")
@@ -63,13 +63,14 @@ class _Said:
     effects: Mapping[str, Effect]
     idempotency_header: str
     policy: Policy
+    trust: TrustOptions
 
 
 class OpenAPITool(SchemaTool[ApiAnswer]):
     """One operation of an API. Made by `openapi_tools`.
 
-    What an API answers is a stranger's word. All but GET and its like change something outside: this
-    is where marks of that kind belong, beside `effect`.
+    What an API answers is a stranger's word; what it gives to those alone who have credentials is
+    private; and all but GET and its like change something outside. The host may know better.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class OpenAPITool(SchemaTool[ApiAnswer]):
     ) -> None:
         effect = _effect(operation, said)
         retries = 0 if effect == "once" else said.policy.retries
-        policy = replace(said.policy, retries=retries, effect=effect)
+        trust = Trust(_is_secured(operation), True, operation.method not in SAFE)
+        trust = trust_of(trust, said.trust)
+        policy = replace(said.policy, retries=retries, effect=effect, trust=trust)
         super().__init__(name, _description(operation), shape.schema, ApiAnswer, policy)
         self.operation = operation
         self.base = base
@@ -138,23 +141,19 @@ class OpenAPITool(SchemaTool[ApiAnswer]):
         except (NotSent, Refused) as error:
             raise type(error)(f"{error} Nothing was sent.") from None
         except Unreachable as error:
-            raise ApiError(f"{error}{self._unknown()}") from None
+            lost = OutcomeUnknown if self.policy.effect == "once" else ApiError
+            raise lost(str(error)) from None
 
     def _failure(self, answer: Answer) -> Exception:
         """What to raise for an answer after which the same request may do better later."""
         text, wait = error_of(answer), retry_after(answer)
-        if answer.status >= 500 and answer.status != 503:
-            text += self._unknown()
+        if self.policy.effect == "once" and answer.status >= 500 and answer.status != 503:
+            return OutcomeUnknown(text)
         if wait is None:
             return ApiError(text)
         if self.policy.effect == "once" or wait > RETRY_S_MAX:
             return ApiError(f"{text} The API asks to be left alone for {wait:g} s.")
         return Retry(wait, text)
-
-    def _unknown(self) -> str:
-        if self.policy.effect != "once":
-            return ""
-        return " It is not known whether it was done all the same: look before you do it again."
 
 
 def openapi_tools(
@@ -166,6 +165,7 @@ def openapi_tools(
     exclude: Collection[str] = (),
     effects: Mapping[str, Effect] | None = None,
     idempotency_header: str = "",
+    trust: TrustOptions | None = None,
     **policy: Unpack[Options],
 ) -> list[OpenAPITool]:
     """Tools for the operations of an API that an OpenAPI document (3.0, 3.1, 3.2) describes.
@@ -185,6 +185,9 @@ def openapi_tools(
         effects: what is so of other effect than its method says, in the same ways.
         idempotency_header: a header in which the API takes a key by which it knows a request again,
             such as "Idempotency-Key"; what would be `"once"` is then `"idempotent"`.
+        trust: what is so of all of them, as `@tool` has it, such as `{"approve": "never"}`. By default their
+            answers are untrusted, those of secured operations private too, and all but GET and its like
+            have an effect outside.
         policy: as of any tool; by default 60 s for an attempt, and 2 retries of what may be repeated.
             A Retry-After of up to five minutes is heeded.
 
@@ -193,7 +196,7 @@ def openapi_tools(
     """
     document = read_document(source)
     tried = policy_of({"timeout_s": 60.0, "retries": 2, **policy})
-    said = _Said(name, server, effects or {}, idempotency_header, tried)
+    said = _Said(name, server, effects or {}, idempotency_header, tried, trust or {})
     found = chosen(document, [*operations], [*exclude])
     _check_said(document, found, said)
     schemas = Schemas(document)
