@@ -382,7 +382,7 @@ def demo(
 
 @app.command()
 @command
-def chaos(
+def chaos(  # noqa: PLR0913  (a command and its options)
     target: TargetArg,
     given: Annotated[
         list[str] | None,
@@ -391,8 +391,8 @@ def chaos(
         ),
     ] = None,
     faults: Annotated[
-        str, typer.Option("--faults", metavar="KINDS", help="Some of kill,tool,model.")
-    ] = "kill,tool,model",
+        str, typer.Option("--faults", metavar="KINDS", help="Some of kill,lost,tool,model.")
+    ] = "kill,lost,tool,model",
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most so many faults of each kind.")
     ] = None,
@@ -404,6 +404,9 @@ def chaos(
         list[str] | None,
         typer.Option("--signal", metavar="NAME=JSON", help="What a wait is given; repeats."),
     ] = None,
+    ledger: Annotated[
+        str, typer.Option(metavar="NAME", help="A function beside it: what has happened outside.")
+    ] = "",
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0.1, help="A run must end within it.")
     ] = 60.0,
@@ -419,7 +422,7 @@ def chaos(
     value = read_input(loaded, given or [], example=not given)
     return unleash(
         loaded, value, kinds, ignore=ignore or [], signals=words, limit=limit,
-        timeout_s=timeout_s, json=json,
+        ledger=ledger, timeout_s=timeout_s, json=json,
     )  # fmt: skip
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import anyio
 
@@ -44,7 +44,7 @@ def signals_of(given: Sequence[str], read: Any) -> Mapping[str, Any]:
     return found
 
 
-def unleash(
+def unleash(  # noqa: PLR0913  (a command and its options)
     target: Target,
     value: Any,
     kinds: Sequence[Kind],
@@ -52,10 +52,12 @@ def unleash(
     ignore: Sequence[str],
     signals: Mapping[str, Any],
     limit: int | None,
+    ledger: str,
     timeout_s: float,
     json: bool,
 ) -> int:
     """Crash the workflow, print what came of it, and give the exit code."""
+    outside = _ledger_of(target, ledger) if ledger else None
     # A model that says something else each time would make every result another one.
     model = OfflineModel(target.rules) if target.rules else model_for(target)
     ignored = [*getattr(target.module, "VOLATILE", ()), *ignore]
@@ -71,7 +73,7 @@ def unleash(
     async def go() -> CrashReport:
         return await crash_everywhere(
             target.workflow, value, model=model, signals=signals, ignore=ignored, faults=kinds,
-            limit=limit, timeout_s=timeout_s, on_crash=tell, check=False,
+            ledger=outside, limit=limit, timeout_s=timeout_s, on_crash=tell, check=False,
         )  # fmt: skip
 
     with contextlib.redirect_stdout(sys.stderr):  # what nodes print is no data
@@ -89,11 +91,20 @@ def unleash(
     return exits.FAILED if report.violations else exits.SUCCESS
 
 
+def _ledger_of(target: Target, name: str) -> Callable[[], Sequence[Any]]:
+    found = getattr(target.module, name, None)
+    if not callable(found):
+        raise Problem(f"--ledger {name}: {target.module.__name__} has no function of that name.")
+    return cast("Callable[[], Sequence[Any]]", found)
+
+
 def _row(crash: Crash) -> Sequence[str]:
     result = "same" if crash.same else crash.difference
     if crash.instead:
         result = f"{result} (by {crash.instead})"
-    twice = [f"FINISHED {each}" for each in crash.repeated]
+    if crash.outside:
+        result = f"{result}; in the ledger {crash.outside}"
+    twice = [f"MUST NOT: {each}" for each in crash.repeated]
     twice += [f"{each}, in flight" for each in crash.again]
     twice += [f"{step}: asked, not repeated" for step in crash.decided]
     verdict = "failed" if crash.violates else "done" if crash.same else "other"
@@ -119,6 +130,7 @@ def _data(report: CrashReport, ignored: Sequence[str]) -> dict[str, Any]:
                 "repeated": list(crash.repeated),
                 "again": list(crash.again),
                 "decided": list(crash.decided),
+                "outside": crash.outside or None,
                 "violates": crash.violates,
             }
             for crash in report.crashes

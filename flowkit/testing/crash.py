@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ import flowkit.events as ev
 from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
 from flowkit.dsl import Workflow
 from flowkit.engine import Engine
-from flowkit.errors import FlowkitError, ModelUnavailable, RunError
+from flowkit.errors import FlowkitError, LeaseLost, ModelUnavailable, RunError
 from flowkit.events import Event
 from flowkit.handle import RunHandle
 from flowkit.node import Context
@@ -31,13 +31,13 @@ from flowkit.state import State
 from flowkit.store.memory import MemoryStore
 from flowkit.testing.compare import difference
 from flowkit.testing.twin import Attempt, place, twin_of
-from flowkit.values import Codec
+from flowkit.values import Codec, compact
 
 A = TypeVar("A")
 R = TypeVar("R")
 
-Kind = Literal["kill", "tool", "model"]
-KINDS: Final[tuple[Kind, ...]] = ("kill", "tool", "model")
+Kind = Literal["kill", "lost", "tool", "model"]
+KINDS: Final[tuple[Kind, ...]] = ("kill", "lost", "tool", "model")
 
 RUN: Final = "crashed"
 ENDS: Final = (ev.StepDone, ev.Planned, ev.Accepted, ev.Rejected, ev.AttemptFailed)
@@ -56,9 +56,11 @@ class ToolCrashed(ConnectionError):
 class Crash:
     """One fault and what came of it. Attempts are written "step alternative attempt".
 
-    `repeated`: attempts that ran again although their outcome was on disk, which must never be.
-    `again`: attempts that were in flight, and so ran twice. `decided`: steps with `effect="once"` whose
-    outcome was unknown; the run stopped for a decision, as it must, and was told that they were done.
+    `repeated`: attempts that ran again although their outcome was on disk, or although they happen once,
+    which must never be. `again`: attempts that were in flight, and so ran twice, with their idempotency
+    key. `decided`: steps with `effect="once"` whose outcome was unknown; the run stopped for a decision,
+    as it must, and was told that they were done. `outside`: what is not in the ledger as it is without
+    faults.
     `instead`: what took over by declaration (another alternative, or a planner that saw the failure), so
     that another result is no fault.
     """
@@ -71,16 +73,19 @@ class Crash:
     again: tuple[str, ...] = ()
     decided: tuple[str, ...] = ()
     instead: str = ""
+    outside: str = ""
 
     @property
     def violates(self) -> bool:
         """Whether a promise was broken."""
-        return bool(self.repeated) or not (self.same or self.instead)
+        return bool(self.repeated or self.outside) or not (self.same or self.instead)
 
     def __str__(self) -> str:
         told = [f"{self.kind} {self.at}:"]
         if self.repeated:
-            told.append(f"ran again although finished: {', '.join(self.repeated)};")
+            told.append(f"ran again although they must not: {', '.join(self.repeated)};")
+        if self.outside:
+            told.append(f"in the ledger {self.outside};")
         told.append("the same result" if self.same else f"another result: {self.difference}")
         return " ".join(told)
 
@@ -106,9 +111,10 @@ class CrashReport:
         kinds = ", ".join(f"{count[kind]} {kind}" for kind in KINDS if count[kind]) or "nothing"
         same = sum(crash.same for crash in self.crashes)
         repeated = sum(len(crash.repeated) for crash in self.crashes)
+        again = sum(len(crash.again) for crash in self.crashes)
         return (
             f"{self.workflow}: {len(self.crashes)} faults ({kinds}) at {self.boundaries} boundaries; "
-            f"{same} the same result, {repeated} finished steps repeated, "
+            f"{same} the same result, {repeated} finished steps repeated, {again} in flight ran twice, "
             f"{len(self.violations)} violations"
             + (f"; without faults it fails as well: {self.fails}" if self.fails else "")
         )
@@ -129,6 +135,7 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
     signals: Mapping[str, Any] | None = None,
     ignore: Sequence[str] = (),
     faults: Sequence[Kind] = ("kill",),
+    ledger: Callable[[], Sequence[Any]] | None = None,
     limit: int | None = None,
     timeout_s: float = 60.0,
     on_crash: Callable[[Crash], object] | None = None,
@@ -140,8 +147,11 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
         model, resources: as of `Engine`; they outlive the crashes, as services outside do.
         signals: what the run's waits are given, by name.
         ignore: paths of the result that may differ, such as `"written_at"` or `"pages.*.sha256"`.
-        faults: "kill" ends the process after each append; "tool" lets each attempt raise once; "model"
-            lets each request fail once.
+        faults: "kill" ends the process after each append; "lost" ends it after each attempt has done its
+            work, and before that is on disk; "tool" lets each attempt raise once; "model" lets each request
+            fail once.
+        ledger: gives what has happened outside so far, as plain data, oldest first, such as the lines of a
+            file. What a run with "lost", "tool" or "model" adds must be what the run without faults added.
         limit: at most so many faults of each kind, spread evenly.
         timeout_s: within which a run must have ended.
         check: raise when a promise was broken; else look at the report.
@@ -151,7 +161,7 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
             end (`NoReference`).
     """
     harness = _Harness(
-        workflow, value, models_of(model), resources, signals or {}, ignore, timeout_s
+        workflow, value, models_of(model), resources, signals or {}, ignore, timeout_s, ledger
     )
     await harness.run_whole()
     crashes: list[Crash] = []
@@ -190,6 +200,23 @@ class _Recording(MemoryStore):
         return kept
 
 
+class _Dying(MemoryStore):
+    """Its process dies at the append that has the outcome of one attempt, which is never stored."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__()
+        self._attempt = attempt
+        self.died = anyio.Event()
+
+    async def append(
+        self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
+    ) -> Sequence[Message]:
+        if self.died.is_set() or self._attempt in ended(events):
+            self.died.set()
+            raise LeaseLost("the harness has killed this process")
+        return await super().append(run_id, events, expect=expect, epoch=epoch)
+
+
 class _Cut:
     """A model whose n-th request (from 1) fails once; it counts them."""
 
@@ -220,8 +247,15 @@ class _Harness:
     signals: Mapping[str, Any]
     ignore: Sequence[str]
     timeout_s: float
+    ledger: Callable[[], Sequence[Any]] | None = None
+    run_id: str = RUN
+    """Each run that begins anew has an id of its own, and so idempotency keys of its own."""
+    runs: int = 0
+    happened: Sequence[Any] = ()
+    """What the run without faults has added to the ledger."""
     heads: Sequence[int] = ()
     events: Sequence[Event] = ()
+    whole: State = field(default_factory=State)
     result: Any = None
     attempts: Sequence[Attempt] = ()
     requests: int = 0
@@ -233,7 +267,9 @@ class _Harness:
         """The run without faults, which tells where faults can strike."""
         store, ran = _Recording(), Counter[Attempt]()
         models = [_Cut(model) for model in self.models]
+        before = self._entries()
         self.result = await self._run(store, ran, models)
+        self.happened = self._entries()[len(before) :]
         if isinstance(self.result, _Failed) and self.result.stuck:
             raise NoReference(
                 f"{self.workflow.name!r} does not end without any fault: {self.result.why}. Give its waits "
@@ -241,6 +277,7 @@ class _Harness:
             )
         self.store, self.heads = store, store.heads
         self.events = (await store.load(RUN)).events
+        self.whole = fold(await store.load(RUN))
         self.attempts = list(ran)
         self.requests = models[0].asked if models else 0
 
@@ -250,6 +287,8 @@ class _Harness:
         match kind:
             case "kill":
                 found = [partial(self.kill, head) for head in self.heads]
+            case "lost":
+                found = [partial(self.lose, attempt) for attempt in self.attempts]
             case "tool":
                 found = [partial(self.crash_tool, attempt) for attempt in self.attempts]
             case "model":
@@ -262,16 +301,33 @@ class _Harness:
 
     async def kill(self, head: int) -> Crash:
         """The process dies right after an append; a new one has the journal up to there."""
-        store, ran = await self._prefix(head), Counter[Attempt]()
+        self.run_id = RUN
+        record = (await self.store.load(RUN)).record
+        store, ran = await _left(record, self.events[:head]), Counter[Attempt]()
         before = ended(self.events[:head])
         result = await self._run(store, ran, self.models)
         last = self.events[head - 1] if head else None
         at = f"after event {head} ({last.kind} {last.key})".replace(" )", ")") if last else "at 0"
         return await self._crash("kill", at, store, result, ran, before)
 
+    async def lose(self, attempt: Attempt) -> Crash:
+        """An attempt has done its work, and the process dies before its outcome is on disk."""
+        self._begin_anew()
+        dying, ran, entries = _Dying(attempt), Counter[Attempt](), self._entries()
+        await self._run(dying, ran, self.models)
+        journal = await dying.load(self.run_id)
+        before = ended(journal.events)
+        once = Counter(ran)
+        store = await _left(journal.record, journal.events)
+        result = await self._run(store, ran, self.models)
+        repeated = frozenset(each for each in before if ran[each] > once[each])
+        at = f"at the end of {_text(attempt)}"
+        return await self._crash("lost", at, store, result, ran, repeated, entries=entries)
+
     async def crash_tool(self, attempt: Attempt) -> Crash:
         """One attempt raises; where the run has failed of it, it is tried again."""
-        store, ran, struck = MemoryStore(), Counter[Attempt](), [False]
+        self._begin_anew()
+        store, ran, struck, entries = MemoryStore(), Counter[Attempt](), [False], self._entries()
 
         def strike(ctx: Context) -> None:
             if place(ctx) == attempt and not struck[0]:
@@ -279,18 +335,26 @@ class _Harness:
                 raise ToolCrashed("the harness has crashed this attempt")
 
         result = await self._run(store, ran, self.models, strike)
-        instead = _took_over((await store.load(RUN)).events, attempt)
-        step, alternative, number = attempt
-        at = f"in {step} alternative {alternative} attempt {number}"
-        return await self._crash("tool", at, store, result, ran, frozenset(), instead)
+        instead = _took_over((await store.load(self.run_id)).events, attempt)
+        return await self._crash(
+            "tool", f"in {_text(attempt)}", store, result, ran, frozenset(), instead, entries
+        )
 
     async def cut_model(self, number: int) -> Crash:
         """A request of the first model fails, as when the line is cut."""
-        store, ran = MemoryStore(), Counter[Attempt]()
+        self._begin_anew()
+        store, ran, entries = MemoryStore(), Counter[Attempt](), self._entries()
         first, *others = self.models
         result = await self._run(store, ran, [_Cut(first, number), *others])
         at = f"at request {number}"
-        return await self._crash("model", at, store, result, ran, frozenset())
+        return await self._crash("model", at, store, result, ran, frozenset(), entries=entries)
+
+    def _begin_anew(self) -> None:
+        self.runs += 1
+        self.run_id = f"{RUN}-{self.runs}"
+
+    def _entries(self) -> Sequence[Any]:
+        return list(self.ledger()) if self.ledger is not None else []
 
     # ---- runs
 
@@ -317,7 +381,7 @@ class _Harness:
                 ) as engine:  # fmt: skip
                     return await self._attend(engine, twin, store)
         except TimeoutError:
-            state = fold(await store.load(RUN))
+            state = fold(await store.load(self.run_id))
             steps = [view.key for view in state.views() if view.status in ("waiting", "running")]
             return _Failed(
                 f"no end within {self.timeout_s:g} s; it is at {', '.join(steps) or 'no step'}",
@@ -325,19 +389,21 @@ class _Harness:
             )
 
     async def _attend(self, engine: Engine, twin: Workflow[Any, Any], store: MemoryStore) -> Any:
-        handle = await engine.start(twin, self.value, run_id=RUN)
+        handle = await engine.start(twin, self.value, run_id=self.run_id)
         known = {
             event.payload.name
-            for event in (await store.load(RUN)).events
+            for event in (await store.load(self.run_id)).events
             if isinstance(event.payload, ev.Signalled)
         }
         for name, value in self.signals.items():
             if name not in known and (await handle.record()).status not in ev.FINAL:
-                await engine.signal(RUN, name, value)
+                await engine.signal(self.run_id, name, value)
         outcome = await self._outcome(handle, store)
+        if isinstance(store, _Dying) and store.died.is_set():
+            return None
         if isinstance(outcome, RunError):
-            if self._crashed(fold(await store.load(RUN))):
-                await engine.retry(RUN)
+            if self._crashed(fold(await store.load(self.run_id))):
+                await engine.retry(self.run_id)
                 return await self._attend(engine, twin, store)
             return _Failed(str(outcome))
         return json.loads(Codec(self.workflow.gives, "result").dump(outcome).text or "null")
@@ -346,6 +412,8 @@ class _Harness:
         """The result of a run, or how it failed; what is unknown is decided meanwhile."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._decide, store)
+            if isinstance(store, _Dying):
+                tasks.start_soon(_until_dead, store, tasks.cancel_scope)
             try:
                 return await handle.result()
             except RunError as error:
@@ -360,30 +428,15 @@ class _Harness:
 
     async def _decide(self, store: MemoryStore) -> None:
         """Where an outcome is unknown, say that the effect happened, as in the run without faults."""
-        whole = fold(await self.store.load(RUN)) if self.events else None
         while True:
             await anyio.sleep(0.02)
-            if whole is None:
+            if not self.events:
                 continue
-            for step, slot in list(fold(await store.load(RUN)).unknown.items()):
-                found = whole.by_exec.get(slot.exec)
+            for step, slot in list(fold(await store.load(self.run_id)).unknown.items()):
+                found = self.whole.by_exec.get(slot.exec)
                 value = found.value if found is not None else None
                 message = Message(f"decide-{step}", "decide", step, value, "done")
-                await store.post(RUN, message)
-
-    async def _prefix(self, head: int) -> MemoryStore:
-        """A store as a crash right after event `head` leaves it, with a lease that has run out."""
-        record, events = (await self.store.load(RUN)).record, self.events[:head]
-        epochs = [each.payload.epoch for each in events if isinstance(each.payload, ev.Claimed)]
-        store = MemoryStore()
-        row = RunRecord(
-            RUN, record.workflow, record.input_hash, record.created_at,
-            owner="the process that died", epoch=epochs[-1] if epochs else 1 << 40, lease_until=0.0,
-        )  # fmt: skip
-        await store.create(row)
-        if events:
-            await store.append(RUN, events, expect=0, epoch=row.epoch)
-        return store
+                await store.post(self.run_id, message)
 
     async def _crash(
         self,
@@ -394,21 +447,68 @@ class _Harness:
         ran: Counter[Attempt],
         before: AbstractSet[Attempt],
         instead: str = "",
+        entries: Sequence[Any] | None = None,
     ) -> Crash:
-        events = (await store.load(RUN)).events
+        """What came of a fault; `before`: attempts that must not run again, and `entries` the ledger's then."""
+        events = (await store.load(self.run_id)).events
         if isinstance(result, _Failed) or isinstance(self.result, _Failed):
             differs = "" if result == self.result else f"{_told(result)}, not {_told(self.result)}"
         else:
             differs = difference(self.result, result, self.ignore)
         twice = {each for each, times in ran.items() if times > 1}
+        must_not = {each for each in twice if self._is_once(each)} | {
+            each for each in ran if each in before
+        }
+        added = self._entries()[len(entries) :] if entries is not None else self.happened
         decided = tuple(
             event.key for event in events if isinstance(event.payload, ev.OutcomeUnknown)
         )
         return Crash(
             kind, at, not differs, differs,
-            repeated=_texts(each for each in ran if each in before),
-            again=_texts(twice - before), decided=decided, instead=instead,
+            repeated=_texts(must_not), again=tuple(self._keyed(twice - must_not)), decided=decided,
+            instead=instead, outside="" if instead else more_or_less(self.happened, added),
         )  # fmt: skip
+
+    def _is_once(self, attempt: Attempt) -> bool:
+        """Whether an attempt is one of a step whose effect happens once."""
+        step, alternative, _ = attempt
+        slot = self.whole.by_exec.get(step)
+        return slot is not None and self.whole.nodes[slot.step.nodes[alternative]].once
+
+    def _keyed(self, attempts: Iterable[Attempt]) -> Iterator[str]:
+        for step, alternative, number in sorted(attempts):
+            key = f"{self.run_id}/{step}/{alternative}"
+            yield f"{_text((step, alternative, number))}, key {key}"
+
+
+async def _until_dead(store: _Dying, scope: anyio.CancelScope) -> None:
+    await store.died.wait()
+    scope.cancel()
+
+
+async def _left(record: RunRecord, events: Sequence[Event]) -> MemoryStore:
+    """A store as a crash leaves it that had these events on disk: with a lease that has run out."""
+    epochs = [each.payload.epoch for each in events if isinstance(each.payload, ev.Claimed)]
+    store = MemoryStore()
+    row = RunRecord(
+        record.run_id, record.workflow, record.input_hash, record.created_at,
+        owner="the process that died", epoch=epochs[-1] if epochs else 1 << 40, lease_until=0.0,
+    )  # fmt: skip
+    await store.create(row)
+    if events:
+        await store.append(record.run_id, events, expect=0, epoch=row.epoch)
+    return store
+
+
+def more_or_less(wanted: Sequence[Any], found: Sequence[Any]) -> str:
+    """What stands in a ledger oftener or more seldom than it should, in words; empty for nothing."""
+    one, other = (Counter(compact(each) for each in entries) for entries in (wanted, found))
+    told = [
+        f"{text[:60]} {other[text]} times, not {one[text]}"
+        for text in [*one, *(text for text in other if text not in one)]
+        if one[text] != other[text]
+    ]
+    return "; ".join(told[:3])
 
 
 def _told(result: Any) -> str:
@@ -439,3 +539,8 @@ def _took_over(events: Sequence[Event], attempt: Attempt) -> str:
 
 def _texts(attempts: Iterable[Attempt]) -> tuple[str, ...]:
     return tuple(sorted(" ".join(map(str, each)) for each in attempts))
+
+
+def _text(attempt: Attempt) -> str:
+    step, alternative, number = attempt
+    return f"{step} alternative {alternative} attempt {number}"

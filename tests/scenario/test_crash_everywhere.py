@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from flowkit import Context, Ref, workflow
-from flowkit.nodes import tool
+from flowkit.nodes import Tool, tool
 from flowkit.testing import Crash, CrashReport, ScriptedModel, crash_everywhere
 from flowkit.testing.compare import difference
 
@@ -144,6 +144,74 @@ def test_ignored_fields_are_named_by_their_path() -> None:
     assert difference({"b": 1}, {"b": True}) == "b is True, not 1"
 
 
+# ---- an outcome that is lost
+
+
+class Ledger(list[str]):
+    """What has happened outside."""
+
+
+@tool
+async def charge(ctx: Context, n: int) -> str:
+    ctx.resource(Ledger).append("charged")
+    return "charged"
+
+
+@tool
+async def charge_by_key(ctx: Context, n: int) -> str:
+    ledger = ctx.resource(Ledger)
+    if ctx.idempotency_key not in ledger:
+        ledger.append(ctx.idempotency_key)
+    return "charged"
+
+
+@tool
+def charge_in_a_thread(ctx: Context, n: int) -> str:
+    ctx.resource(Ledger).append("charged")
+    return "charged"
+
+
+@tool(effect="once")
+async def charge_once(ctx: Context, n: int) -> str:
+    ctx.resource(Ledger).append("charged")
+    return "charged"
+
+
+@pytest.mark.parametrize(
+    ("charged", "twice", "decided"),
+    [
+        (charge, "charge alternative 0 attempt 1, key crashed-1/charge/0", ()),
+        (charge_in_a_thread, "charge_in_a_thread alternative 0 attempt 1, key crashed-1/charge_in_a_thread/0", ()),
+        (charge_by_key, "charge_by_key alternative 0 attempt 1, key crashed-1/charge_by_key/0", ()),
+        (charge_once, "", ("charge_once",)),
+    ],
+)  # fmt: skip
+async def test_an_effect_whose_outcome_was_lost_is_told_and_a_ledger_shows_what_it_did(
+    charged: Tool[int, str], twice: str, decided: tuple[str, ...]
+) -> None:
+    @workflow
+    def paying(n: Ref[int]) -> Ref[str]:
+        return charged(n)
+
+    def entries() -> list[str]:
+        return [entry.partition("/")[0][:7] for entry in ledger]
+
+    ledger = Ledger()
+    report = await crash_everywhere(
+        paying, 5, resources=[ledger], faults=("lost",), ledger=entries, check=False
+    )
+    (crash,) = report.crashes
+    assert crash.same
+    assert crash.again == ((twice,) if twice else ())
+    assert (crash.decided, crash.repeated) == (decided, ())
+    doubled = charged in (charge, charge_in_a_thread)
+    assert crash.violates == doubled
+    if doubled:
+        assert crash.outside == '"charged" 2 times, not 1'
+        with pytest.raises(AssertionError, match="in the ledger"):
+            report.check()
+
+
 # ---- the command
 
 BROKEN = """
@@ -180,7 +248,7 @@ def test_a_shipped_workflow_needs_no_input_and_ends_with_its_summary(tmp_path: P
     done = chaos(tmp_path, "newsroom", "--limit", "5")
     assert done.returncode == 0, done.stderr
     out = done.stdout.splitlines()
-    assert out[-1].startswith("newsroom: 15 faults (5 kill, 5 tool, 5 model)")
+    assert out[-1].startswith("newsroom: 20 faults (5 kill, 5 lost, 5 tool, 5 model)")
     assert out[-1].endswith("0 violations")
     assert "not compared: html.sha256" in out[-2]
     assert out[0].split() == ["FAULT", "WHERE", "RESULT", "RAN", "TWICE", "VERDICT"]
@@ -196,16 +264,50 @@ def test_a_violation_gives_exit_code_1_and_names_what_differs(tmp_path: Path) ->
     assert "another result" in done.stderr
 
 
+DOUBLED = """
+from pathlib import Path
+from flowkit import Context, Ref, workflow
+from flowkit.nodes import tool
+
+@tool
+async def charge(ctx: Context, n: int) -> str:
+    with Path("ledger.txt").open("a") as file:
+        file.write("charged\\n")
+    return "charged"
+
+def ledger() -> list[str]:
+    return Path("ledger.txt").read_text().splitlines() if Path("ledger.txt").exists() else []
+
+@workflow
+def paying(n: Ref[int]) -> Ref[str]:
+    return charge(n)
+"""
+
+
+def test_a_charge_that_happens_twice_is_found_with_a_ledger(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(DOUBLED)
+    plain = chaos(tmp_path, "shop.py", "--input", "5")
+    assert plain.returncode == 0, plain.stderr
+    assert "1 in flight ran twice, 0 violations" in plain.stdout.splitlines()[-1]
+    done = chaos(tmp_path, "shop.py", "--input", "5", "--ledger", "ledger")
+    assert done.returncode == 1
+    assert 'in the ledger "charged" 2 times, not 1' in done.stderr
+    assert done.stdout.splitlines()[-1].endswith("1 violations")
+    wrong = chaos(tmp_path, "shop.py", "--input", "5", "--ledger", "nope")
+    assert wrong.returncode == 2
+    assert "shop has no function of that name" in wrong.stderr
+
+
 def test_a_fault_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     done = chaos(tmp_path, "newsroom", "--faults", "flood")
     assert done.returncode == 2
-    assert "kill, tool, model" in done.stderr
+    assert "kill, lost, tool, model" in done.stderr
 
 
 def test_a_finished_step_that_ran_again_is_a_violation_whatever_the_result() -> None:
     crash = Crash("kill", "after event 3", same=True, repeated=("send 0 1",))
     report = CrashReport("letter", 9, [crash])
     with pytest.raises(
-        AssertionError, match="after event 3: ran again although finished: send 0 1"
+        AssertionError, match="after event 3: ran again although they must not: send 0 1"
     ):
         report.check()
