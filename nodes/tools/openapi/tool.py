@@ -185,21 +185,19 @@ def openapi_tools(
         effects: what is so of other effect than its method says, in the same ways.
         idempotency_header: a header in which the API takes a key by which it knows a request again,
             such as "Idempotency-Key"; what would be `"once"` is then `"idempotent"`.
-        trust: what is so of all of them, as `@tool` has it, such as `{"approve": "never"}`. By default their
-            answers are untrusted, those of secured operations private too, and all but GET and its like
-            have an effect outside.
+        trust: of all of them, such as `{"approve": "never"}`. By default answers are untrusted, secured ones
+            private too, and all but GET and its like have an effect outside.
         policy: as of any tool; by default 60 s for an attempt, and 2 retries of what may be repeated.
             A Retry-After of up to five minutes is heeded.
 
     Raises:
         DeclarationError: the document cannot be used, or what is said means nothing in it.
     """
-    document = read_document(source)
+    schemas = Schemas(document := read_document(source))
     tried = policy_of({"timeout_s": 60.0, "retries": 2, **policy})
     said = _Said(name, server, effects or {}, idempotency_header, tried, trust or {})
     found = chosen(document, [*operations], [*exclude])
     _check_said(document, found, said)
-    schemas = Schemas(document)
     made: list[OpenAPITool] = []
     left_out: list[str] = []
     for each in found:
