@@ -8,8 +8,9 @@ from flowkit.nodes.tools.mcp.connections import (
     McpToolChanged,
     McpToolFailed,
     McpUnavailable,
+    check_installed,
 )
-from flowkit.nodes.tools.mcp.offers import NotPinned, Offer, write_lock
+from flowkit.nodes.tools.mcp.offers import NotPinned, Offer, read_lock, seen, write_lock
 from flowkit.nodes.tools.mcp.results import McpResult
 from flowkit.nodes.tools.mcp.server import McpServer
 from flowkit.nodes.tools.mcp.tool import McpTool, mcp_tools
@@ -25,6 +26,9 @@ __all__ = [
     "McpUnavailable",
     "NotPinned",
     "Offer",
+    "check_installed",
     "mcp_tools",
+    "read_lock",
+    "seen",
     "write_lock",
 ]
