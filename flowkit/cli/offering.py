@@ -7,6 +7,7 @@ The client may go away at any time: the run goes on, and is found by its id.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from flowkit.chat import ModelAnswer
 from flowkit.cli.follow import Follower, Silent, View, describe
 from flowkit.cli.lineage import lineage
-from flowkit.cli.results import failure, run_data
+from flowkit.cli.results import artifacts_in, failure, run_data
 from flowkit.cli.step import view_data
 from flowkit.cli.targets import Target
 from flowkit.cli.text import clean
@@ -166,7 +167,8 @@ class Offering:
         text = ""
         match data["status"]:
             case "succeeded":
-                text = compact(data["result"])
+                result: Any = data["result"]
+                text = result if isinstance(result, str) else compact(result)
             case status if status in FINAL:
                 why: Any = data["error"] or {"message": "it gave no reason"}
                 text = f"run {run_id} {status}: {why['message']}"
@@ -232,13 +234,15 @@ class Offering:
         from mcp_types import ListResourceTemplatesResult, ResourceTemplate
 
         told = "A run: its status, its steps, what it waits for, and its result."
-        made = ResourceTemplate(
-            uri_template=f"{SCHEME}{{run_id}}",
-            name="run",
-            description=told,
-            mime_type="application/json",
+        one = f"{SCHEME}{{run_id}}"
+        run = ResourceTemplate(
+            uri_template=one, name="run", description=told, mime_type="application/json"
         )
-        return ListResourceTemplatesResult(resource_templates=[made])
+        told = "A file of a run's result."
+        file = ResourceTemplate(
+            uri_template=f"{one}/artifacts/{{sha256}}", name="artifact", description=told
+        )
+        return ListResourceTemplatesResult(resource_templates=[run, file])
 
     async def read_resource(
         self, ctx: ServerRequestContext[Any], params: types.ReadResourceRequestParams
@@ -246,17 +250,29 @@ class Offering:
         from mcp import MCPError
         from mcp_types import INVALID_PARAMS, ReadResourceResult, TextResourceContents
 
-        run_id = params.uri.removeprefix(SCHEME)
+        run_id, inner, sha256 = params.uri.removeprefix(SCHEME).partition("/artifacts/")
         try:
-            if run_id == params.uri:
+            if not params.uri.startswith(SCHEME):
                 raise RunNotFound(f"resources here are {SCHEME}ID, not {params.uri[:80]!r}.")
             await self._own(run_id)
             data = await self._data(run_id, steps=True)
+            if inner:
+                blob = await self._artifact(params.uri, data["result"], sha256)
+                return ReadResourceResult(contents=[blob])
         except FlowkitError as error:
             raise MCPError(INVALID_PARAMS, str(error)) from error
         text = compact(data)
         made = TextResourceContents(uri=params.uri, mime_type="application/json", text=text)
         return ReadResourceResult(contents=[made])
+
+    async def _artifact(self, uri: str, result: Any, sha256: str) -> types.BlobResourceContents:
+        from mcp_types import BlobResourceContents
+
+        for each in artifacts_in(result):
+            if each.sha256 == sha256:
+                raw = base64.b64encode(await self.store.get(sha256)).decode()
+                return BlobResourceContents(uri=uri, mime_type=each.media_type, blob=raw)
+        raise RunNotFound(f"the run's result has no artifact {sha256[:64]!r}.")
 
     async def _own(self, run_id: str) -> None:
         """Refuse a run that is not of a workflow which is offered here; it may be anybody's."""

@@ -17,6 +17,7 @@ PAGES = [
     "docs/cli.md",
     "docs/deploys.md",
     "docs/guide.md",
+    "docs/mcp.md",
     "docs/models.md",
     "docs/newsroom.md",
     "docs/postgres.md",

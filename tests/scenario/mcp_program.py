@@ -27,7 +27,7 @@ class Task(BaseModel):
 
 def server_in(folder: Path) -> McpServer:
     """The server of the tests, which lives in a folder."""
-    env = {"PYTHONPATH": "env:PYTHONPATH"}
+    env = {"TOKEN": "env:CANARY_TOKEN"}
     return McpServer.stdio("t", sys.executable, str(SERVER), str(folder), env=env)
 
 

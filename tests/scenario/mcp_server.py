@@ -92,7 +92,7 @@ class Served:
             await ctx.session.send_tool_list_changed()  # heard by clients of before 2026-07-28
             await self.bus.publish(ToolsListChanged())
         if params.name in how.get("dies", []):
-            sys.stderr.write("I am dying, \x1b[31malas\n")
+            sys.stderr.write(f"I am dying, \x1b[31malas {os.environ.get('TOKEN')}\n")
             sys.stderr.flush()
             os._exit(3)
         if params.name == "slow":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -44,7 +45,8 @@ PROGRAM = ROOT / "tests" / "scenario" / "mcp_program.py"
 @pytest.fixture(autouse=True)
 def a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    monkeypatch.setenv("CANARY_SECRET", "CANARY")
+    monkeypatch.setenv("CANARY_SECRET", "CANARY-not-for-the-server")
+    monkeypatch.setenv("CANARY_TOKEN", "TOKEN-for-the-server")
 
 
 @dataclass
@@ -209,6 +211,7 @@ async def test_a_change_that_the_server_tells_of_counts_from_the_next_call(
         assert house.called("echo") == 1
 
 
+@pytest.mark.long
 async def test_what_a_tool_gives_is_bounded_and_without_what_nobody_sees(tmp_path: Path) -> None:
     async with house_in(tmp_path) as house:
         picture = await house.odd("picture")
@@ -222,7 +225,8 @@ async def test_what_a_tool_gives_is_bounded_and_without_what_nobody_sees(tmp_pat
         much = await house.odd("much")
         assert (len(much.text), much.files[0].size) == (50_000, 120_000)
         assert (await house.odd("hidden")).text == "a[31mb"
-        assert "CANARY" not in (await house.odd("environment")).text
+        given = json.loads((await house.odd("environment")).text)
+        assert given.keys() - {"LC_CTYPE"} == {"TOKEN"}, "Python sets the other one itself"
         (told,) = await house.ask(("t_odd", {"text": "flood"}))
         assert told.startswith("error: McpCallLost: ")
         assert "a line of more than 16,000,000 bytes" in told
@@ -239,7 +243,7 @@ async def test_a_server_that_died_is_started_again_by_the_next_call(tmp_path: Pa
         assert told.startswith(
             "error: McpCallLost: MCP server 't' was lost in the middle of a call"
         )
-        assert "its last words: I am dying, [31malas" in told
+        assert "its last words: I am dying, [31malas •••." in told
         house.turn()
         assert "echo: b" in (await house.ask(("t_echo", {"text": "b"})))[0]
         assert len(set(started(house.ledger))) == 2
@@ -324,6 +328,23 @@ def test_what_cannot_be_a_tool_is_refused_where_it_is_declared(tmp_path: Path) -
         )
     with pytest.raises(DeclarationError, match="holds a user or password"):
         McpServer.http("h", "https://me:secret@example.org/mcp")
+
+
+def test_the_sdk_is_loaded_by_the_first_call_and_missed_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "import sys, flowkit.nodes.tools.mcp; print('mcp' in sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "False\n"
+
+    def nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(importlib.util, "find_spec", nothing)
+    with pytest.raises(DeclarationError, match=r"pip install 'flowkit-agents\[mcp\]'"):
+        mcp_tools(server_in(tmp_path), [])
 
 
 def test_a_name_a_description_and_an_effect_are_made_safe(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client, MCPError, StdioServerParameters
-from mcp_types import CallToolResult, TextContent, TextResourceContents
+from mcp_types import BlobResourceContents, CallToolResult, TextContent, TextResourceContents
 
 from flowkit import Engine
 from flowkit.nodes.tools.mcp import McpConnections, McpServer, mcp_tools
@@ -38,8 +39,7 @@ from flowkit.nodes import tool
 from flowkit.nodes.tools.mcp import McpConnections, McpResult, McpServer, mcp_tools
 
 HERE = Path(__file__).parent
-env = {{"PYTHONPATH": "env:PYTHONPATH"}}
-server = McpServer.stdio("t", sys.executable, {str(SERVER)!r}, str(HERE), env=env)
+server = McpServer.stdio("t", sys.executable, {str(SERVER)!r}, str(HERE))
 (echo,) = mcp_tools(server, HERE / "lock.json", only=["echo"])
 RESOURCES = [McpConnections()]
 
@@ -60,10 +60,9 @@ def saying(line: Ref[Line]) -> Ref[McpResult]:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(tmp_path: Path) -> Cli:
     made = Cli.made(tmp_path)
     made.env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    monkeypatch.setenv("PYTHONPATH", made.env["PYTHONPATH"])
     return made
 
 
@@ -97,11 +96,16 @@ async def test_a_workflow_is_a_tool_and_its_run_a_resource(cli: Cli, mode: str) 
         told.append(message)
 
     parameters = served(
-        cli, "flows.py:fine", "flows.py:asking", "flows.py:broken", "flows.py:texting"
+        cli,
+        "flows.py:fine",
+        "flows.py:asking",
+        "flows.py:broken",
+        "flows.py:texting",
+        "flows.py:packing",
     )
     async with Client(parameters, mode=mode) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert list(tools) == ["fine", "asking", "broken", "texting", "run_status"]
+        assert list(tools) == ["fine", "asking", "broken", "texting", "packing", "run_status"]
         assert tools["fine"].input_schema["required"] == ["text"]
         assert tools["texting"].input_schema["required"] == ["input"]
 
@@ -115,7 +119,17 @@ async def test_a_workflow_is_a_tool_and_its_run_a_resource(cli: Cli, mode: str) 
             "succeeded",
             ["write", "is_short", "print_it"],
         )
-        assert text_of(await client.call_tool("texting", {"input": "b"})) == '"bb"'
+        assert text_of(await client.call_tool("texting", {"input": "b"})) == "bb"
+
+        packed = await client.call_tool("packing", {"text": "a", "tags": ["a.txt"]})
+        file = json.loads(text_of(packed))["files"][0]
+        assert packed.structured_content
+        uri = f"{packed.structured_content['resource']}/artifacts/{file['sha256']}"
+        (blob,) = (await client.read_resource(uri)).contents
+        assert isinstance(blob, BlobResourceContents)
+        assert (blob.mime_type, base64.b64decode(blob.blob)) == ("text/plain", b"0 a.txt")
+        with pytest.raises(MCPError, match="has no artifact"):
+            await client.read_resource(uri[:-1])
 
         wrong = await client.call_tool("fine", {"times": 0})
         assert wrong.is_error

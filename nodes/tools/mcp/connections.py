@@ -174,11 +174,15 @@ class _Connection:
 
     def _died(self, session: _Session, doing: str) -> McpCallLost:
         session.pulse.gone.set()
-        words = seen(session.pulse.last_words(), _MESSAGE_CHARACTERS_MAX)
+        words = self._words(session.pulse)
         return McpCallLost(
             f"MCP server {self._server.name!r} was lost in the middle of a call of {doing}. What the call "
-            f"did is not known.{f' Of the server: {words}' if words else ''}"
+            f"did is not known.{words}"
         )
+
+    def _words(self, pulse: Pulse) -> str:
+        words = seen(self._server.hidden(pulse.last_words()), _MESSAGE_CHARACTERS_MAX)
+        return f" Of the server: {words}." if words else ""
 
     def _check(self, session: _Session, offer: Offer) -> None:
         now = session.offers.get(offer.name)
@@ -241,10 +245,10 @@ class _Connection:
         why = error
         while isinstance(why, BaseExceptionGroup):
             why = cast("BaseExceptionGroup[BaseException]", why).exceptions[0]
-        words = seen(pulse.last_words(), _MESSAGE_CHARACTERS_MAX)
+        words = self._words(pulse)
         told = seen(str(why), 400) or type(why).__name__
         return McpUnavailable(
-            f"MCP server {self._server.name!r} cannot be used: {told}.{f' Of the server: {words}' if words else ''}"
+            f"MCP server {self._server.name!r} cannot be used: {told}.{words}"
             f" The tool was not called."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -21,6 +22,7 @@ Secret: TypeAlias = str | Callable[[], str]
 Read when a connection is made, so that no secret stands in the code, a journal or a `repr`.
 """
 
+_SECRET_CHARACTERS: Final = 8  # what is shorter stands in any text
 _REFERENCE: Final = re.compile(r"(?P<before>.* )?env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -81,6 +83,15 @@ class McpServer:
     def resolved(self) -> dict[str, str]:
         """The environment or the headers, with what they refer to; `LookupError` names what is missing."""
         return {key: self._read(key, secret) for key, secret in self.secrets}
+
+    def hidden(self, text: str) -> str:
+        """A text of the server without the secrets that it was given."""
+        for key, secret in self.secrets:
+            if not isinstance(secret, str) or "env:" in secret:
+                with suppress(LookupError):
+                    told = self._read(key, secret).rpartition(" ")[2]
+                    text = text.replace(told, "•••") if len(told) >= _SECRET_CHARACTERS else text
+        return text
 
     def _read(self, key: str, secret: Secret) -> str:
         if not isinstance(secret, str):
