@@ -296,6 +296,23 @@ async def test_a_server_that_keeps_dying_is_not_started_for_ever(tmp_path: Path)
         assert house.called("echo") == DEATHS_MAX
 
 
+@pytest.mark.long
+async def test_a_server_that_neither_answers_nor_leaves_is_ended_with_its_children(
+    tmp_path: Path,
+) -> None:
+    script = "trap '' TERM; sleep 300 & echo $$ $! > pids; while :; do sleep 1; done"
+    deaf = McpServer.stdio("deaf", "/bin/sh", "-c", script, cwd=tmp_path)
+    async with McpConnections(connect_s=1.0) as mcp:
+        with pytest.raises(
+            McpUnavailable, match=r"did not tell its tools within 1 s\. The tool was not"
+        ):
+            await mcp.offers(deaf)
+    pids = [int(each) for each in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    # The child's end is its new parent's to see.
+    await anyio.to_thread.run_sync(wait_until, lambda: not any(is_alive(pid) for pid in pids))
+
+
 # ---- declarations
 
 

@@ -35,6 +35,9 @@ TOOLS_MAX: Final = 1_000
 DEATHS_MAX: Final = 5
 """Deaths of a server within a minute after which it is not started again before the minute is over."""
 
+_FORGOTTEN: Final = "Session terminated"
+"""What the SDK makes of a 404: a server that was started again knows our session no more."""
+
 _MINUTE_S: Final = 60.0
 _MESSAGE_CHARACTERS_MAX: Final = 1_000
 
@@ -157,6 +160,9 @@ class _Connection:
                 offer.name, arguments, progress_callback=progress, meta=cast("Any", meta)
             )
         except MCPError as error:
+            if self._server.url and error.message == _FORGOTTEN:
+                session.pulse.gone.set()
+                raise self._unavailable(error, session.pulse) from error
             if session.pulse.gone.is_set() or self._lost(error.code):
                 raise self._died(session, f"{offer.name!r}: {seen(error.message, 200)}") from error
             raise McpToolFailed(seen(error.message, _MESSAGE_CHARACTERS_MAX)) from error
@@ -246,7 +252,8 @@ class _Connection:
         while isinstance(why, BaseExceptionGroup):
             why = cast("BaseExceptionGroup[BaseException]", why).exceptions[0]
         words = self._words(pulse)
-        told = seen(str(why), 400) or type(why).__name__
+        late = f"it did not tell its tools within {self._settings.connect_s:g} s"
+        told = late if isinstance(why, TimeoutError) else seen(str(why), 400) or type(why).__name__
         return McpUnavailable(
             f"MCP server {self._server.name!r} cannot be used: {told}.{words}"
             f" The tool was not called."

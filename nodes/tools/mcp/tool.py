@@ -42,6 +42,7 @@ class McpTool(SchemaTool[McpResult]):
         described = seen(offer.description or offer.title, DESCRIPTION_CHARACTERS_MAX)
         schema = seen_schema(offer.schema)
         super().__init__(name_of(server, offer), described, schema, McpResult, policy)
+        # Of taint: what it gives is a stranger's, and unless it is "pure" it has an effect outside.
         self.server = server
         self.offer = offer
         self.lock = lock
