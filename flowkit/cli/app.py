@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli import stored, upkeep
+from flowkit.cli import mcp, stored, upkeep
 from flowkit.cli.exits import Problem, command, say
 from flowkit.cli.exporting import export_run, import_run
 from flowkit.cli.root import (
@@ -427,6 +427,7 @@ def chaos(  # noqa: PLR0913  (a command and its options)
 
 
 stored.register(app)
+app.add_typer(mcp.program)
 app.command()(upkeep.gc)
 app.command()(upkeep.vacuum)
 app.command("export")(export_run)

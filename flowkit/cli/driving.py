@@ -8,10 +8,11 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -141,7 +142,10 @@ async def drive_on(
     since = time.time()
     async with anyio.create_task_group() as tasks:
         await tasks.start(stop.listen)
-        async with engine_for(store, target, model, on_change) as engine:
+        async with (
+            entered(target.resources) as resources,
+            engine_for(store, target, model, on_change, resources) as engine,
+        ):
             with stop.scope:
                 async with anyio.create_task_group() as inner:
                     run_id = await begin(engine, inner)
@@ -165,13 +169,32 @@ async def drive_on(
     return Outcome(journal.record, fold(journal), {}, ended, stop.signum, forked)
 
 
-def engine_for(store: SqlStore, target: Target, model: Model, on_change: OnChange) -> Engine:
+@contextlib.asynccontextmanager
+async def entered(resources: Sequence[object]) -> AsyncGenerator[Sequence[object]]:
+    """The resources; those that are async context managers are entered, and left at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", each))
+            if isinstance(each, AbstractAsyncContextManager)
+            else each
+            for each in resources
+        ]
+
+
+def engine_for(
+    store: SqlStore,
+    target: Target,
+    model: Model,
+    on_change: OnChange,
+    resources: Sequence[object] = (),
+) -> Engine:
     """An engine for one run of one workflow."""
     return Engine(
         store,
         workflows=[target.workflow],
         model=model,
         on_change=on_change,
+        resources=resources,
         suspend_after_s=SUSPEND_AFTER_S,
         grace_s=GRACE_S,
     )

@@ -53,14 +53,21 @@ class SchemaTool(Node[dict[str, Any], R]):
         """Raise `BadArguments` with what the schema has against the arguments."""
         from jsonschema import Draft202012Validator
         from referencing import Registry
+        from referencing.exceptions import Unresolvable
 
         # An empty registry: a schema that points to somewhere on the net is not fetched.
         validator: Any = Draft202012Validator(self.schema, registry=Registry())
-        for problem in validator.iter_errors(arguments):
+        try:
+            for problem in validator.iter_errors(arguments):
+                raise BadArguments(
+                    f"{self.name} was not called: its arguments do not fit its schema: "
+                    f"{problem.json_path}: {problem.message[:240]}"
+                )
+        except (RecursionError, Unresolvable) as error:
             raise BadArguments(
-                f"{self.name} was not called: its arguments do not fit its schema: "
-                f"{problem.json_path}: {problem.message[:240]}"
-            )
+                f"{self.name} was not called: its schema cannot be used, since it refers to itself without "
+                f"end, or to what is not in it ({type(error).__name__}). Use another tool."
+            ) from error
 
 
 class _Described(Codec):

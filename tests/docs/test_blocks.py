@@ -18,6 +18,7 @@ PAGES = [
     "docs/cli.md",
     "docs/deploys.md",
     "docs/guide.md",
+    "docs/mcp.md",
     "docs/models.md",
     "docs/newsroom.md",
     "docs/openapi.md",

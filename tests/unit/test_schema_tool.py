@@ -94,6 +94,13 @@ def test_a_schema_that_is_none_is_refused_when_declared(schema: dict[str, Any], 
         forecast(schema)
 
 
+@pytest.mark.parametrize("where", ["#", "http://192.0.2.1/schema.json", "#/$defs/none"])
+def test_a_schema_that_leads_nowhere_refuses_the_call_and_fetches_nothing(where: str) -> None:
+    tool = forecast({"properties": {"city": {}}, "$ref": where})
+    with pytest.raises(BadArguments, match="forecast was not called: its schema cannot be used"):
+        tool.check({"city": "Oslo"})
+
+
 def test_what_the_server_says_counts_in_the_fingerprint() -> None:
     prints = {
         forecast().spec().fingerprint,
