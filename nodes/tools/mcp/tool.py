@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from flowkit.errors import DeclarationError
+from flowkit.errors import DeclarationError, OutcomeUnknown
 from flowkit.node import Context
+from flowkit.nodes.options import TrustOptions, trust_of
 from flowkit.nodes.tools.mcp.connections import (
     McpCallLost,
     McpConnections,
@@ -26,8 +27,8 @@ from flowkit.nodes.tools.mcp.offers import (
 from flowkit.nodes.tools.mcp.results import McpResult, kept, said
 from flowkit.nodes.tools.mcp.server import McpServer
 from flowkit.nodes.tools.schema import SchemaTool
-from flowkit.policy import Effect, Policy
-from flowkit.values import Codec, digest
+from flowkit.policy import Effect, Policy, Trust
+from flowkit.values import digest
 
 IDEMPOTENCY_KEY: Final = "flowkit/idempotencyKey"
 """Where a call's `_meta` has the step's idempotency key, hashed: the same on every repeat."""
@@ -42,15 +43,9 @@ class McpTool(SchemaTool[McpResult]):
         described = seen(offer.description or offer.title, DESCRIPTION_CHARACTERS_MAX)
         schema = seen_schema(offer.schema)
         super().__init__(name_of(server, offer), described, schema, McpResult, policy)
-        # Of taint: what it gives is a stranger's, and unless it is "pure" it has an effect outside.
         self.server = server
         self.offer = offer
         self.lock = lock
-
-    def codec(self) -> Codec:
-        if self._gives_codec is None:
-            self._gives_codec = _Answer(McpResult, self.name)
-        return self._gives_codec
 
     def fingerprinted(self) -> Sequence[str]:
         return (*super().fingerprinted(), self.offer.digest())
@@ -69,25 +64,12 @@ class McpTool(SchemaTool[McpResult]):
             )  # fmt: skip
         except McpCallLost as lost:
             if self.policy.effect == "once":
-                return cast("McpResult", lost)  # which `_Answer` refuses: the outcome is unknown
+                raise OutcomeUnknown(str(lost)) from None
             raise
         if answer.is_error:
             told = said(answer) or "it did not say why"
             raise McpToolFailed(seen(told, _ERROR_CHARACTERS_MAX))
         return await kept(ctx, answer)
-
-
-class _Answer(Codec):
-    """Results of a tool. An effect whose answer was lost has no result, and has not failed either.
-
-    To the engine an exception says that an effect did not happen, and a result that cannot be stored
-    leaves its outcome unknown; the latter is meant.
-    """
-
-    def check(self, value: Any) -> Any:
-        if isinstance(value, McpCallLost):
-            raise value
-        return super().check(value)
 
 
 def mcp_tools(
@@ -96,6 +78,7 @@ def mcp_tools(
     *,
     only: Sequence[str] = (),
     effects: Mapping[str, Effect] | None = None,
+    trust: TrustOptions | None = None,
     timeout_s: float | None = 60.0,
     retries: int = 0,
     concurrency: int | None = None,
@@ -108,6 +91,8 @@ def mcp_tools(
         only: the names of those to take, as the server has them; by default all.
         effects: what a call does, by the server's name of the tool. Without it the server's own
             word counts: `readOnlyHint` is "pure", `idempotentHint` "idempotent", else "once".
+        trust: of all of them, such as `{"reads_private": False}`. By default what they give is private and
+            untrusted, and all that are not "pure" have an effect outside.
         timeout_s, retries, concurrency: of each tool; "once" is not tried again.
 
     Raises:
@@ -124,7 +109,12 @@ def mcp_tools(
         if only and offer.name not in only:
             continue
         effect = (effects or {}).get(offer.name) or effect_of(offer)
-        policy = replace(given, effect=effect, retries=0 if effect == "once" else retries)
+        policy = replace(
+            given,
+            effect=effect,
+            retries=0 if effect == "once" else retries,
+            trust=trust_of(Trust(True, True, effect != "pure"), trust or {}),
+        )
         tool = McpTool(server, offer, path, policy)
         if tool.name in made:
             raise DeclarationError(
