@@ -130,7 +130,7 @@ class State(Steps):
         self.at = event.at
         kind = type(event.payload)
         self._HANDLERS[kind](self, event, event.payload)
-        if kind is not ev.Claimed:
+        if kind is not ev.Claimed and kind is not ev.Rewound:
             self.claims = 0
             self.suspended = kind is ev.Waiting and not event.key
 
@@ -416,6 +416,10 @@ class State(Steps):
             if slot.status == "failed" and (slot.planner() is None or slot.exec == cause):
                 self.revive(slot)
 
+    def _forked(self, event: Event, p: ev.Rewound) -> None:
+        self.signals.clear()  # an approval is given to one run
+        self.reopen_failed(event)
+
     def _cancel_requested(self, event: Event, p: ev.CancelRequested) -> None:
         self._consume(p.message)
         self.cancelling = True
@@ -446,6 +450,7 @@ class State(Steps):
         ev.Signalled: _signalled,
         ev.CancelRequested: _cancel_requested,
         ev.RunEnded: _run_ended,
+        ev.Rewound: _forked,
     }
 
 
