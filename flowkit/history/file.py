@@ -29,9 +29,9 @@ import pydantic_core
 import flowkit.events as ev
 from flowkit.errors import FlowkitError, RunConflict, StoreUnusable
 from flowkit.events import Event
-from flowkit.graph import check, check_name
+from flowkit.graph import Graph, check, check_name
 from flowkit.ports import Artifacts, RunQuery, RunRecord, Store
-from flowkit.state import State
+from flowkit.rewind import Fold
 from flowkit.store.encoding import decode, encode
 from flowkit.store.rules import Batch, Run
 from flowkit.values import Value, combine
@@ -91,13 +91,18 @@ async def write_run(
     """Write a run, one line at a time.
 
     Raises:
-        RunNotFound: no run has this id. BadRunFile: the run has no event yet.
+        RunNotFound: no run has this id. BadRunFile: the run has no event yet (of its own, as a fork).
         StoreUnusable: a large value is not in the store, or is another than it was.
     """
     journal = await store.load(run_id)
     record, lines = journal.record, _Lines(write)
     if not journal.events:
         raise BadRunFile(f"run {run_id!r} has no event yet, so there is nothing to export.")
+    if record.half_made:
+        raise BadRunFile(
+            f"run {run_id!r} is a fork that was only half made, since its process died: fork "
+            f"{record.base!r} again under this id, then export it."
+        )
     run = {
         "id": record.run_id,
         "workflow": record.workflow,
@@ -401,14 +406,16 @@ class _Reader:
         """Prove that the events are a run's, and that all they cannot do without is there."""
         if not self._events:
             raise BadRunFile("line 2: the run has no event. Nothing was imported.")
-        state = State()
+        folded = Fold()
         for number, event in zip(self._at, self._events, strict=True):
             with _refusing(number):
                 if event.seq == 1:
                     _check_begin(event, record)
+                if isinstance(event.payload, ev.Rewound) and event.payload.graph is not None:
+                    _check_graph(event.payload.graph)
                 self._check_value(event)
                 try:
-                    state.apply(event)
+                    folded.apply(event)
                 except _UNFOLDABLE as error:
                     raise BadRunFile(
                         f"event {event.seq} ({event.kind}) does not follow from those before it "
@@ -455,8 +462,12 @@ def _check_begin(event: Event, record: RunRecord) -> None:
     text = begun.value.text if begun.value is not None else None
     if text is not None and combine([record.workflow, text]) != record.input_hash:
         raise BadRunFile("the input has another hash than the first line says.")
+    _check_graph(begun.graph)
+
+
+def _check_graph(graph: Graph) -> None:
     try:
-        check(begun.graph)
+        check(graph)
     except _UNFOLDABLE as error:
         raise BadRunFile(f"its graph cannot run: {str(error)[:300]}") from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 
 import flowkit.errors as fault
@@ -73,7 +74,9 @@ class Playback:
         self._used: set[int] = set()
         stand_ins = {name for name, node in workflow.nodes.items() if self.stands_in(node)}
         self._line = deque(
-            at for at, outcome in recorded.outcomes.items() if outcome.node in stand_ins
+            at
+            for at, outcome in recorded.outcomes.items()
+            if outcome.node in stand_ins or recorded.was_set(at)
         )
         self._loose = False
         self._moved = anyio.Event()
@@ -379,7 +382,7 @@ def stand_in(node: AnyNode, playback: Playback, models: Models) -> AnyNode:
     function = None if playback.stands_in(node) else node.threaded
 
     async def run(ctx: Context, *args: Any) -> Any:
-        if playback.stands_in(node):
+        if playback.stands_in(node) or playback.recorded.was_set(place(ctx)):
             return await playback.give(ctx, node, args)
         if node.kind == "tool":
             playback.check_inputs(place(ctx), node, args)
@@ -390,6 +393,8 @@ def stand_in(node: AnyNode, playback: Playback, models: Models) -> AnyNode:
 
     def threaded(ctx: Context, *args: Any) -> Any:
         assert function is not None
+        if playback.recorded.was_set(place(ctx)):
+            return anyio.from_thread.run(playback.give, ctx, node, args)
         if node.kind == "tool":
             playback.check_inputs(place(ctx), node, args)
         try:

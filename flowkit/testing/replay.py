@@ -229,7 +229,8 @@ class _Player:
             return None, "it did not begin"
         left = None
         if begun.deadline is not None and not self._recorded.late:
-            left = begun.deadline - record.created_at
+            began = min(record.created_at, self._recorded.events[0].at)  # a fork's row is younger
+            left = begun.deadline - began
         handle: RunHandle[Any] = await engine.start(
             twin, value, run_id=record.run_id, budget=begun.budget, deadline_s=left
         )

@@ -66,6 +66,20 @@ def test_stdout_has_the_file_and_nothing_else(cli: Cli) -> None:
     assert (cli.folder / "o" / "a.txt").read_text() == "0 a.txt"
 
 
+def test_a_fork_goes_to_another_database_and_becomes_a_test(cli: Cli) -> None:
+    cli("run", "flows.py:fine", "-i", "text=hi", "--run-id", "one", "-q")
+    done = cli("fork", "one", "flows.py:fine", "--at", "print_it", "--run-id", "f", "-q")
+    assert done.json == {"text": "hi!"}
+    assert cli("export", "f", "--out", "f.jsonl").code == 0
+    assert cli("import", "f.jsonl", "--db", "b.db").code == 0
+    shown = cli("show", "f", "--db", "b.db", "--json").json
+    assert (shown["status"], shown["forked_from"]["run_id"]) == ("succeeded", "one")
+    done = cli("export", "f", "flows.py:fine", "--as-test", "--db", "b.db", "--json")
+    assert (done.code, done.json["difference"]) == (0, None)
+    done = pytest_in(cli, "test_fine.py")
+    assert (done.code, "1 passed" in done.out) == (0, True), done.out
+
+
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no run": (("export", "nobody"), 4, "no run's id begins"),
     "a directory": (("export", "one", "--out", "."), 2, ". is a directory"),
