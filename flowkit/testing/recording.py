@@ -231,6 +231,7 @@ class Recorded:
     failures: dict[str, list[Error]] = field(default_factory=dict[str, "list[Error]"])
     ends: list[ev.RunEnded] = field(default_factory=list[ev.RunEnded])
     """How it ended by its own steps; each but the last was followed by a `retry`."""
+    end_seqs: list[int] = field(default_factory=list[int])
     late: bool = False
     """Whether its deadline has ended it, at least once."""
     requests: dict[tuple[Attempt, str], Request] = field(
@@ -361,6 +362,7 @@ def _keep(made: Recorded, event: Event) -> None:
             made.failures.setdefault(event.key, []).append(error)
         case ev.RunEnded() if _is_own(event.payload):
             made.ends.append(event.payload)
+            made.end_seqs.append(event.seq)
         case ev.RunEnded(error=error):
             made.late = made.late or (error is not None and error.type == "DeadlineExceeded")
         case ev.Waiting(reason="signal", name=name, n=n) if event.key:

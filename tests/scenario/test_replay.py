@@ -448,6 +448,96 @@ async def test_a_failed_run_fails_again(error: BaseException) -> None:
     assert str(error) in replayed.failure
 
 
+@pytest.mark.parametrize("retried", [False, True])
+@pytest.mark.parametrize("how", ["budget", "failure", "limit"])
+async def test_what_had_not_begun_when_a_run_ended_does_not_begin_before(
+    how: str, retried: bool
+) -> None:
+    """A retry that was not due yet, and a step that had to wait for its neighbours."""
+
+    @tool(retries=1, backoff_s=0.3 if retried or how == "budget" else 3600)
+    async def flaky(ctx: Context, n: int) -> int:
+        if ctx.attempt == 1:
+            raise ConnectionError("flaky")
+        return n
+
+    @tool
+    def ok(ctx: Context, n: int) -> int:
+        if how == "failure" and len(ran) == 0:
+            ran.append("failed")
+            raise ValueError("broken")
+        return n
+
+    @tool(concurrency=1)
+    async def narrow(ctx: Context, n: int) -> int:
+        if how == "limit" and len(ran) == 0:
+            ran.append("failed")
+            raise ValueError("broken")
+        return n
+
+    @tool
+    async def numbers(ctx: Context, n: int) -> list[int]:
+        return [1, 2, 3]
+
+    @tool
+    async def add(ctx: Context, one: int, two: int, three: list[int]) -> int:
+        return one + two + sum(three)
+
+    @workflow
+    def held(n: Ref[int]) -> Ref[int]:
+        return add(flaky(n), ok(ok(n, id="before")), narrow.map(numbers(n)))
+
+    async def drive(engine: Engine) -> None:
+        with suppress(FlowkitError):
+            await engine.handle("r").result()
+        if retried:
+            await (await engine.retry("r")).result()
+
+    ran: list[str] = []
+    budget = Budget(steps_max=6) if how == "budget" else None
+    store, _ = await record(held, 1, drive=drive, budget=budget)
+    replayed = await replay(held, await Recording.of(store, "r"), timeout_s=20)
+    replayed.assert_same()
+    assert replayed.result == (8 if retried else None)
+    assert retried == (replayed.failure == "")
+
+
+async def test_what_was_under_way_when_a_step_failed_ends_in_the_replay_too() -> None:
+    began, failed = anyio.Event(), anyio.Event()
+
+    @tool
+    async def fails(ctx: Context, n: int) -> int:
+        await began.wait()
+        failed.set()
+        raise ValueError("broken")
+
+    @tool
+    async def late(ctx: Context, n: int) -> int:
+        began.set()
+        await failed.wait()
+        await anyio.sleep(0.05)
+        return n
+
+    @tool
+    async def before(ctx: Context, n: int) -> int:
+        return n
+
+    @verifier
+    async def judged(ctx: Context, n: int) -> None:
+        await anyio.sleep(0.05)  # in the replay, too
+
+    @tool
+    async def add(ctx: Context, one: int, two: int) -> int:
+        return one + two
+
+    @workflow
+    def held(n: Ref[int]) -> Ref[int]:
+        return add(fails(n), late(judged(before(n))))
+
+    store, _ = await record(held, 1)
+    (await replay(held, await Recording.of(store, "r"))).assert_same()
+
+
 async def test_a_run_that_was_retried_comes_to_its_result() -> None:
     store, _ = await record(failing(ValueError("no")), Topic(text="x"))
     async with Engine(store, workflows=[failing(None)]) as engine:
