@@ -168,6 +168,7 @@ def _import(database: Database, path: Path, run_id: str | None) -> RunRecord:
 
         try:
             whole = check_run(source)  # before a database is made for it
+            whole.name(run_id)
             prepare_folder(database)
             return anyio.run(_put, database, whole, source, run_id)
         except BadRunFile as error:

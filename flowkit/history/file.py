@@ -27,8 +27,8 @@ from typing import Any, BinaryIO, Final, cast
 import pydantic_core
 
 import flowkit.events as ev
-from flowkit.errors import FlowkitError, RunConflict, StoreUnusable
-from flowkit.events import Event
+from flowkit.errors import FlowkitError, ResumeError, RunConflict, StoreUnusable
+from flowkit.events import FINAL, Event
 from flowkit.graph import Graph, check, check_name
 from flowkit.ports import Artifacts, RunQuery, RunRecord, Store
 from flowkit.rewind import Fold
@@ -75,6 +75,24 @@ class RunFile:
     events: Sequence[Event]
     artifacts: Mapping[str, int]
     notes: Sequence[Mapping[str, Any]]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has come to an end, which a retry may open again."""
+        change = Batch.of(self.events).change
+        return change is not None and change[0] in FINAL
+
+    def name(self, run_id: str | None) -> str:
+        """The id under which it is imported; `ResumeError` if it may not have this one."""
+        own = self.record.run_id
+        name = check_name(run_id if run_id is not None else own, "run id")
+        if name != own and not self.ended:
+            raise ResumeError(
+                f"run {own!r} has not ended, and idempotency keys are made of the id: under another one an "
+                f"effect that was under way would be done again as a new one. Import it under its own id, "
+                f"into a database that has no run of that."
+            )
+        return name
 
 
 # ---- writing
@@ -247,6 +265,7 @@ async def read_run(
 
     Raises:
         BadRunFile: as `check_run`. RunConflict: the store has a run of this id; nothing was changed.
+        ResumeError: another id for a run that has not ended: it would go on under other idempotency keys.
     """
     source.seek(0)
     return await put_run(check_run(source), source, store, artifacts, run_id=run_id)
@@ -262,13 +281,13 @@ async def put_run(
 ) -> RunRecord:
     """As `read_run`, with what `check_run` made of the same file."""
     record = whole.record
-    name = check_name(run_id if run_id is not None else record.run_id, "run id")
+    name = whole.name(run_id)
     epochs = [each.payload.epoch for each in whole.events if isinstance(each.payload, ev.Claimed)]
     row = RunRecord(
         name, record.workflow, record.input_hash, record.created_at,
         epoch=epochs[-1] if epochs else _FIRST_EPOCH,
     )  # fmt: skip
-    begun = await _begun(store, row)
+    begun = await _begun(store, row, whole)
     source.seek(0)
     for line in source:
         data = cast("dict[str, Any]", pydantic_core.from_json(line))
@@ -280,7 +299,7 @@ async def put_run(
     return (await store.load(name, after=len(whole.events))).record
 
 
-async def _begun(store: Store, row: RunRecord) -> RunRecord | None:
+async def _begun(store: Store, row: RunRecord, whole: RunFile) -> RunRecord | None:
     """What an interrupted import of the same run has left; `RunConflict` for any other run."""
     found = await store.runs(RunQuery(run_id=row.run_id))
     if not found:
@@ -288,9 +307,9 @@ async def _begun(store: Store, row: RunRecord) -> RunRecord | None:
     old = found[0]
     same = (old.workflow, old.input_hash, old.created_at)
     if old.head or old.owner or same != (row.workflow, row.input_hash, row.created_at):
+        way = "under another id (--as RUN_ID)" if whole.ended else "into another database"
         raise RunConflict(
-            f"the store has a run {row.run_id!r} already; nothing was changed. Import it under another id "
-            f"(--as RUN_ID)."
+            f"the store has a run {row.run_id!r} already; nothing was changed. Import it {way}."
         )
     return old
 

@@ -141,6 +141,17 @@ def test_a_bad_file_makes_no_database(cli: Cli) -> None:
     assert not (cli.folder / "new.db").exists()
 
 
+def test_a_run_that_has_not_ended_is_imported_under_no_other_id(cli: Cli) -> None:
+    assert cli("run", "flows.py:asking", "-i", "text=hi", "--run-id", "one").code == 3
+    cli("export", "one", "--out", "one.jsonl")
+    done = cli("import", "one.jsonl", "--as", "two", "--db", "b.db")
+    assert (done.code, done.out) == (2, "")
+    assert "run 'one' has not ended, and idempotency keys are made of the id" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (cli.folder / "b.db").exists()
+    assert cli("import", "one.jsonl", "--as", "one", "--db", "b.db").code == 0
+
+
 def test_force_replaces_and_the_file_is_its_owners_alone(used: Cli) -> None:
     path = used.folder / "again.jsonl"
     path.write_text("old")
