@@ -165,6 +165,8 @@ def _describe_run(event: Event, key: str) -> str:
     match event.payload:
         case ev.OutcomeUnknown(reason=reason):
             return f"{key} has an unknown outcome: {reason}"
+        case ev.Decided(how="set"):
+            return f"{key}: its result was set"
         case ev.Decided(how=how, message=message):
             probe = ", by its probe" if event.key and not message else ""
             return f"{key or 'the run'}: decided: {how}{probe}"
@@ -179,9 +181,11 @@ def _describe_run(event: Event, key: str) -> str:
         case ev.CancelRequested():
             return "asked to cancel"
         case ev.Rewound(run=run, keys=keys):
-            whence = f"forked from {run}" if run else "goes on by the workflow as it is now"
-            again = f"; to be done again: {', '.join(keys[:5])}" if keys else ""
-            return whence + again + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            # What a fork sets is not done again, but the run goes back to it all the same.
+            told = f"forked from {run}" if run else "goes on by the workflow as it is now"
+            if keys:
+                told += "; goes back to: " if run else "; to be done again: "
+            return f"{told}{', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
         case ev.RunEnded(status=status):
             return f"run {status}"
         case _:

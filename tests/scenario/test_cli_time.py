@@ -296,6 +296,11 @@ def test_set_gives_a_result_as_json_from_a_file_or_stdin(cli: Cli) -> None:
     (cli.folder / "big.json").write_text(json.dumps({"text": "b" * 70_000}))
     done = cli("fork", "r", TARGET, "--set", "ask=@big.json", "--json", "--run-id", "f", "-q")
     assert done.json["result"] == {"text": "sent " + "b" * 70_000}
+    for told in (cli("show", "f", "--events").out, cli("watch", "f").err):
+        assert "ask: its result was set" in told
+        assert "forked from r; goes back to: ask" in told
+        assert "probe" not in told
+        assert "done again: ask" not in told
     assert done.json["forked_from"] == {
         "run_id": "r", "seq": 7 + 1, "again": ["send"], "set": ["ask"], "model": None
     }  # fmt: skip
@@ -317,7 +322,7 @@ def test_show_and_ls_tell_what_a_run_was_forked_from(cli: Cli) -> None:
     assert "done again: ask, send" in shown
     assert cli("show", "f", "--json").json["forked_from"]["again"] == ["ask", "send"]
     assert cli("show", "r", "--json").json["forked_from"] is None
-    assert "forked from r; to be done again: ask" in cli("watch", "f").err
+    assert "forked from r; goes back to: ask" in cli("watch", "f").err
     rows = [line.split() for line in cli("ls").out.splitlines()]
     assert rows[0][-2:] == ["FORK", "OF"]
     assert next(row for row in rows if row[0] == "f")[-1] == "r"
