@@ -44,7 +44,7 @@ def signals_of(given: Sequence[str], read: Any) -> Mapping[str, Any]:
     return found
 
 
-def unleash(
+def unleash(  # noqa: PLR0913  (the options of its command)
     target: Target,
     value: Any,
     kinds: Sequence[Kind],
@@ -53,9 +53,11 @@ def unleash(
     signals: Mapping[str, Any],
     limit: int | None,
     timeout_s: float,
+    run_id: str | None,
     json: bool,
 ) -> int:
     """Crash the workflow, print what came of it, and give the exit code."""
+    say("the workflow's tools really run, once for each fault and more; only crashes are made up.")
     # A model that says something else each time would make every result another one.
     model = OfflineModel(target.rules) if target.rules else model_for(target)
     ignored = [*getattr(target.module, "VOLATILE", ()), *ignore]
@@ -71,7 +73,7 @@ def unleash(
     async def go() -> CrashReport:
         return await crash_everywhere(
             target.workflow, value, model=model, signals=signals, ignore=ignored, faults=kinds,
-            limit=limit, timeout_s=timeout_s, on_crash=tell, check=False,
+            limit=limit, timeout_s=timeout_s, on_crash=tell, check=False, run_id=run_id,
         )  # fmt: skip
 
     with contextlib.redirect_stdout(sys.stderr):  # what nodes print is no data
@@ -79,6 +81,9 @@ def unleash(
             report = anyio.run(go)
         except NoReference as error:
             raise Problem(str(error), exits.FAILED) from error
+    for path in report.unused:
+        if path in ignore:
+            say(f"--ignore {path}: the result has no such field; a path is like pages.*.sha256.")
     if json:
         print(to_json(_data(report, ignored)))
     else:

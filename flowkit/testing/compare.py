@@ -41,6 +41,22 @@ def _differ(
     return "" if same else f"{_name(path)} is {_shown(found)}, not {_shown(wanted)}"
 
 
+def has(value: Any, path: str) -> bool:
+    """Whether a JSON value has a field of this path."""
+    found: list[Any] = [value]
+    for part in path.split("."):
+        inner: list[Any] = []
+        for each in found:
+            if isinstance(each, dict):
+                fields = cast("dict[str, Any]", each)
+                inner += [item for name, item in fields.items() if part in ("*", name)]
+            elif isinstance(each, list):
+                items = cast("Sequence[Any]", each)
+                inner += [item for n, item in enumerate(items) if part in ("*", str(n))]
+        found = inner
+    return bool(found)
+
+
 def _covers(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     return len(pattern) == len(path) and all(
         part in ("*", name) for part, name in zip(pattern, path, strict=True)

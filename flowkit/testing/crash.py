@@ -7,6 +7,7 @@ run that meets it, is taken up by a new engine (and tried again where it failed)
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,6 +23,7 @@ from flowkit.dsl import Workflow
 from flowkit.engine import Engine
 from flowkit.errors import FlowkitError, ModelUnavailable, RunError
 from flowkit.events import Event
+from flowkit.graph import check_name
 from flowkit.handle import RunHandle
 from flowkit.node import Context
 from flowkit.policy import Policy
@@ -29,7 +31,7 @@ from flowkit.ports import Message, Model, RunRecord, models_of
 from flowkit.rewind import fold
 from flowkit.state import State
 from flowkit.store.memory import MemoryStore
-from flowkit.testing.compare import difference
+from flowkit.testing.compare import difference, has
 from flowkit.testing.twin import Attempt, place, twin_of
 from flowkit.values import Codec
 
@@ -39,7 +41,6 @@ R = TypeVar("R")
 Kind = Literal["kill", "tool", "model"]
 KINDS: Final[tuple[Kind, ...]] = ("kill", "tool", "model")
 
-RUN: Final = "crashed"
 ENDS: Final = (ev.StepDone, ev.Planned, ev.Accepted, ev.Rejected, ev.AttemptFailed)
 _AT_ONCE: Final = Policy(retries=5, backoff_s=0.001, backoff_max_s=0.01)
 
@@ -90,12 +91,14 @@ class CrashReport:
     """All faults of one workflow. `boundaries`: how many points of its journal it can die at.
 
     `fails`: how the run fails without any fault; then every other must fail with the same words.
+    `unused`: paths to ignore that the result does not have.
     """
 
     workflow: str
     boundaries: int
     crashes: Sequence[Crash]
     fails: str = ""
+    unused: tuple[str, ...] = ()
 
     @property
     def violations(self) -> Sequence[Crash]:
@@ -133,6 +136,7 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
     timeout_s: float = 60.0,
     on_crash: Callable[[Crash], object] | None = None,
     check: bool = True,
+    run_id: str | None = None,
 ) -> CrashReport:
     """Crash a workflow at each place, resume it, and compare with the run that did not crash.
 
@@ -144,6 +148,8 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
             lets each request fail once.
         limit: at most so many faults of each kind, spread evenly.
         timeout_s: within which a run must have ended.
+        run_id: the id of all these runs, of which idempotency keys are made; else a new one for each call,
+            since a service that knows the keys would give back what it gave the last time.
         check: raise when a promise was broken; else look at the report.
 
     Raises:
@@ -151,8 +157,9 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
             end (`NoReference`).
     """
     harness = _Harness(
-        workflow, value, models_of(model), resources, signals or {}, ignore, timeout_s
-    )
+        workflow, value, models_of(model), resources, signals or {}, ignore, timeout_s,
+        check_name(run_id, "run id") if run_id is not None else f"crashed-{secrets.token_hex(4)}",
+    )  # fmt: skip
     await harness.run_whole()
     crashes: list[Crash] = []
     for kind in faults:
@@ -161,7 +168,8 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
             if on_crash is not None:
                 on_crash(crashes[-1])
     fails = harness.result.why if isinstance(harness.result, _Failed) else ""
-    report = CrashReport(workflow.name, len(harness.heads), tuple(crashes), fails)
+    unused = () if fails else tuple(each for each in ignore if not has(harness.result, each))
+    report = CrashReport(workflow.name, len(harness.heads), tuple(crashes), fails, unused)
     if check:
         report.check()
     return report
@@ -220,6 +228,7 @@ class _Harness:
     signals: Mapping[str, Any]
     ignore: Sequence[str]
     timeout_s: float
+    run_id: str
     heads: Sequence[int] = ()
     events: Sequence[Event] = ()
     result: Any = None
@@ -240,7 +249,7 @@ class _Harness:
                 f"their signals (signals=, or --signal NAME=JSON), or more time."
             )
         self.store, self.heads = store, store.heads
-        self.events = (await store.load(RUN)).events
+        self.events = (await store.load(self.run_id)).events
         self.attempts = list(ran)
         self.requests = models[0].asked if models else 0
 
@@ -279,7 +288,7 @@ class _Harness:
                 raise ToolCrashed("the harness has crashed this attempt")
 
         result = await self._run(store, ran, self.models, strike)
-        instead = _took_over((await store.load(RUN)).events, attempt)
+        instead = _took_over((await store.load(self.run_id)).events, attempt)
         step, alternative, number = attempt
         at = f"in {step} alternative {alternative} attempt {number}"
         return await self._crash("tool", at, store, result, ran, frozenset(), instead)
@@ -317,7 +326,7 @@ class _Harness:
                 ) as engine:  # fmt: skip
                     return await self._attend(engine, twin, store)
         except TimeoutError:
-            state = fold(await store.load(RUN))
+            state = fold(await store.load(self.run_id))
             steps = [view.key for view in state.views() if view.status in ("waiting", "running")]
             return _Failed(
                 f"no end within {self.timeout_s:g} s; it is at {', '.join(steps) or 'no step'}",
@@ -325,19 +334,19 @@ class _Harness:
             )
 
     async def _attend(self, engine: Engine, twin: Workflow[Any, Any], store: MemoryStore) -> Any:
-        handle = await engine.start(twin, self.value, run_id=RUN)
+        handle = await engine.start(twin, self.value, run_id=self.run_id)
         known = {
             event.payload.name
-            for event in (await store.load(RUN)).events
+            for event in (await store.load(self.run_id)).events
             if isinstance(event.payload, ev.Signalled)
         }
         for name, value in self.signals.items():
             if name not in known and (await handle.record()).status not in ev.FINAL:
-                await engine.signal(RUN, name, value)
+                await engine.signal(self.run_id, name, value)
         outcome = await self._outcome(handle, store)
         if isinstance(outcome, RunError):
-            if self._crashed(fold(await store.load(RUN))):
-                await engine.retry(RUN)
+            if self._crashed(fold(await store.load(self.run_id))):
+                await engine.retry(self.run_id)
                 return await self._attend(engine, twin, store)
             return _Failed(str(outcome))
         return json.loads(Codec(self.workflow.gives, "result").dump(outcome).text or "null")
@@ -360,29 +369,29 @@ class _Harness:
 
     async def _decide(self, store: MemoryStore) -> None:
         """Where an outcome is unknown, say that the effect happened, as in the run without faults."""
-        whole = fold(await self.store.load(RUN)) if self.events else None
+        whole = fold(await self.store.load(self.run_id)) if self.events else None
         while True:
             await anyio.sleep(0.02)
             if whole is None:
                 continue
-            for step, slot in list(fold(await store.load(RUN)).unknown.items()):
+            for step, slot in list(fold(await store.load(self.run_id)).unknown.items()):
                 found = whole.by_exec.get(slot.exec)
                 value = found.value if found is not None else None
                 message = Message(f"decide-{step}", "decide", step, value, "done")
-                await store.post(RUN, message)
+                await store.post(self.run_id, message)
 
     async def _prefix(self, head: int) -> MemoryStore:
         """A store as a crash right after event `head` leaves it, with a lease that has run out."""
-        record, events = (await self.store.load(RUN)).record, self.events[:head]
+        record, events = (await self.store.load(self.run_id)).record, self.events[:head]
         epochs = [each.payload.epoch for each in events if isinstance(each.payload, ev.Claimed)]
         store = MemoryStore()
         row = RunRecord(
-            RUN, record.workflow, record.input_hash, record.created_at,
+            self.run_id, record.workflow, record.input_hash, record.created_at,
             owner="the process that died", epoch=epochs[-1] if epochs else 1 << 40, lease_until=0.0,
         )  # fmt: skip
         await store.create(row)
         if events:
-            await store.append(RUN, events, expect=0, epoch=row.epoch)
+            await store.append(self.run_id, events, expect=0, epoch=row.epoch)
         return store
 
     async def _crash(
@@ -395,7 +404,7 @@ class _Harness:
         before: AbstractSet[Attempt],
         instead: str = "",
     ) -> Crash:
-        events = (await store.load(RUN)).events
+        events = (await store.load(self.run_id)).events
         if isinstance(result, _Failed) or isinstance(self.result, _Failed):
             differs = "" if result == self.result else f"{_told(result)}, not {_told(self.result)}"
         else:

@@ -144,6 +144,42 @@ def test_ignored_fields_are_named_by_their_path() -> None:
     assert difference({"b": 1}, {"b": True}) == "b is True, not 1"
 
 
+async def test_each_call_has_idempotency_keys_of_its_own_unless_it_is_given_an_id() -> None:
+    seen: list[str] = []
+
+    @tool
+    async def pay(ctx: Context, topic: str) -> Letter:
+        seen.append(ctx.idempotency_key)
+        return Letter(text=topic)
+
+    @workflow
+    def paying(topic: Ref[str]) -> Ref[Letter]:
+        return pay(topic)
+
+    found: list[set[str]] = []
+    for run_id in (None, None, "mine"):
+        await crash_everywhere(paying, "x", run_id=run_id)
+        found.append(set(seen))
+        seen.clear()
+    one, other, mine = found
+    assert len(one) == len(other) == 1, "all runs of one call have the same"
+    assert one != other
+    assert mine == {"mine/pay/0"}
+
+
+async def test_a_path_to_ignore_that_the_result_does_not_have_is_told() -> None:
+    @tool
+    async def write(ctx: Context, topic: str) -> list[Letter]:
+        return [Letter(text=topic)]
+
+    @workflow
+    def writing(topic: Ref[str]) -> Ref[list[Letter]]:
+        return write(topic)
+
+    report = await crash_everywhere(writing, "x", ignore=["nope", "*.stamp", "0.text", "*.text.x"])
+    assert report.unused == ("nope", "*.text.x")
+
+
 # ---- the command
 
 BROKEN = """
@@ -194,6 +230,17 @@ def test_a_violation_gives_exit_code_1_and_names_what_differs(tmp_path: Path) ->
     assert told["violations"] > 0
     assert told["repeated"] == 0
     assert "another result" in done.stderr
+
+
+def test_the_command_says_that_tools_run_and_which_path_is_no_field(tmp_path: Path) -> None:
+    (tmp_path / "fine_flow.py").write_text(BROKEN.replace("COUNT[0] += 1", "COUNT[0] = 1"))
+    given = ("fine_flow.py", "--faults", "kill", "--ignore", "nope")
+    done = chaos(tmp_path, *given)
+    assert done.returncode == 0, done.stderr
+    assert "tools really run" in done.stderr
+    assert "--ignore nope: the result has no such field" in done.stderr
+    done = chaos(tmp_path, *given, "--run-id", "a/b")
+    assert (done.returncode, "--run-id 'a/b' is not a name" in done.stderr) == (2, True)
 
 
 def test_a_fault_that_nobody_knows_is_refused(tmp_path: Path) -> None:
