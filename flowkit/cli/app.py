@@ -410,19 +410,28 @@ def chaos(  # noqa: PLR0913  (a command and its options)
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0.1, help="A run must end within it.")
     ] = 60.0,
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", help="Of all these runs; else a new one each time.")
+    ] = None,
     json: JsonOption = False,
 ) -> int:
-    """Crash a workflow everywhere, resume it, and tell whether the result was the same."""
+    """Crash a workflow everywhere, resume it, and tell whether the result was the same.
+
+    The workflow's tools really run, many times: give it tools that may.
+    """
     from flowkit.cli.chaos import kinds_of, signals_of, unleash
     from flowkit.cli.inputs import read_input, read_json
     from flowkit.cli.targets import load_target
+    from flowkit.graph import check_name
 
     kinds, words = kinds_of(faults), signals_of(signals or [], read_json)
+    if run_id is not None:
+        check_name(run_id, "--run-id")
     loaded = load_target(target)
     value = read_input(loaded, given or [], example=not given)
     return unleash(
         loaded, value, kinds, ignore=ignore or [], signals=words, limit=limit,
-        ledger=ledger, timeout_s=timeout_s, json=json,
+        ledger=ledger, timeout_s=timeout_s, run_id=run_id, json=json,
     )  # fmt: skip
 
 

@@ -54,10 +54,12 @@ def unleash(  # noqa: PLR0913  (a command and its options)
     limit: int | None,
     ledger: str,
     timeout_s: float,
+    run_id: str | None,
     json: bool,
 ) -> int:
     """Crash the workflow, print what came of it, and give the exit code."""
     outside = _ledger_of(target, ledger) if ledger else None
+    say("the workflow's tools really run, once for each fault and more; only crashes are made up.")
     # A model that says something else each time would make every result another one.
     model = OfflineModel(target.rules) if target.rules else model_for(target)
     ignored = [*getattr(target.module, "VOLATILE", ()), *ignore]
@@ -74,6 +76,7 @@ def unleash(  # noqa: PLR0913  (a command and its options)
         return await crash_everywhere(
             target.workflow, value, model=model, signals=signals, ignore=ignored, faults=kinds,
             ledger=outside, limit=limit, timeout_s=timeout_s, on_crash=tell, check=False,
+            run_id=run_id,
         )  # fmt: skip
 
     with contextlib.redirect_stdout(sys.stderr):  # what nodes print is no data
@@ -81,6 +84,9 @@ def unleash(  # noqa: PLR0913  (a command and its options)
             report = anyio.run(go)
         except NoReference as error:
             raise Problem(str(error), exits.FAILED) from error
+    for path in report.unused:
+        if path in ignore:
+            say(f"--ignore {path}: the result has no such field; a path is like pages.*.sha256.")
     if json:
         print(to_json(_data(report, ignored)))
     else:

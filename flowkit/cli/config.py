@@ -17,6 +17,8 @@ from flowkit.cli.text import clean
 
 KEYS = ("db", "targets")
 
+_OURS = "flowkit_schema"
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -112,8 +114,12 @@ def find_database(given: str | None) -> Database:
     return Database(str(folder / "flowkit.db"), implicit=True)
 
 
-def prepare_folder(database: Database) -> None:
-    """Make the default directory, private: prompts are secrets. No other one is ever made."""
+def prepare(database: Database) -> None:
+    """Before anything is written: refuse another program's database, and make the default directory.
+
+    That one is private, since prompts are secrets. No other one is ever made.
+    """
+    has_runs(database)
     if database.implicit:
         folder = database.path.parent
         try:
@@ -133,21 +139,23 @@ def has_runs(database: Database) -> bool:
     check_file(path)
     if not path.exists() or not path.stat().st_size:
         return False
-    if not _has_table(path):
+    tables = _tables(path)
+    if tables is None or _OURS in tables:
+        return True
+    if tables:
         text = f"{path}: this is another program's database, there are no runs in it. Use --db."
         raise Problem(text, CONFIGURATION)
-    return True
+    return False  # somebody has begun to make it
 
 
-def _has_table(path: Path) -> bool:
-    """Whether the schema's table is there; True as well for what only the store can explain."""
-    query = "SELECT count(*) FROM sqlite_master WHERE name = 'flowkit_schema'"
+def _tables(path: Path) -> set[str] | None:
+    """What stands in a database; None where only the store can say what is wrong with it."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as connection:
             connection.execute("PRAGMA query_only=ON")
-            return bool(connection.execute(query).fetchone()[0])
+            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error:
-        return True
+        return None
 
 
 def need_runs(database: Database) -> None:

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from flowkit.changes import OnChange
 from flowkit.cli import exits
-from flowkit.cli.config import Database, prepare_folder
+from flowkit.cli.config import Database, prepare
 from flowkit.cli.exits import Problem, complain, say
 from flowkit.cli.follow import Ended, Follower, Show, View
 from flowkit.cli.lineage import Lineage, lineage
@@ -104,8 +104,7 @@ def drive(target: Target, options: Options, begin: Begin) -> int:
     """Drive a run until it ends, waits, or somebody stops us; tell how it went; the exit code."""
     show = show_for(quiet=options.quiet, reasoning=options.reasoning)
     model = model_for(target, options.model)
-    options.database.path  # noqa: B018  (refused here, where a bad one is one line)
-    prepare_folder(options.database)
+    prepare(options.database)
     # What nodes print is no data; the result alone goes to stdout.
     with contextlib.redirect_stdout(sys.stderr):
         note_model(target, model, show)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+import flowkit.events as ev
 from flowkit.cli import exits
 from flowkit.cli.config import Database, has_runs, need_runs
 from flowkit.cli.driving import advice, resume_command
@@ -150,7 +151,12 @@ async def load_run(store: SqlStore, ref: str) -> tuple[Journal, Fold]:
 def own_events(journal: Journal, folded: Fold) -> list[Event]:
     """All that a run has done, and of what it was forked from only what it shares."""
     shared = {event.seq for event in folded.live}
-    first = journal.record.base_seq
+    forks = [
+        event.seq - 1
+        for event in journal.events
+        if isinstance(event.payload, ev.Rewound) and event.payload.run
+    ]
+    first = max([journal.record.base_seq, *forks])  # an imported fork has no base
     return [event for event in journal.events if event.seq > first or event.seq in shared]
 
 

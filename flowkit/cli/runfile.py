@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import anyio
 
-from flowkit.cli.config import Database, prepare_folder
+from flowkit.cli.config import Database, prepare
 from flowkit.cli.driving import resume_command
 from flowkit.cli.exits import FAILED, NOT_FOUND, SUCCESS, USAGE, Problem, say
 from flowkit.cli.looking import find_run, on_store
@@ -168,7 +168,8 @@ def _import(database: Database, path: Path, run_id: str | None) -> RunRecord:
 
         try:
             whole = check_run(source)  # before a database is made for it
-            prepare_folder(database)
+            whole.name(run_id)
+            prepare(database)
             return anyio.run(_put, database, whole, source, run_id)
         except BadRunFile as error:
             raise Problem(f"{clean(path)}: {error}", USAGE) from error

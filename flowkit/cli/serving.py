@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from flowkit.cli.config import Database, prepare_folder
+from flowkit.cli.config import Database, prepare
 from flowkit.cli.driving import GRACE_S, entered, model_for
 from flowkit.cli.exits import CONFIGURATION, Problem, say
 from flowkit.cli.offering import STATUS, Offering
@@ -41,7 +41,7 @@ def serve(targets: Sequence[Target], database: Database, port: int | None, wait_
         if name in named or name == STATUS:
             raise Problem(f"two tools would be named {name!r}: rename a workflow.")
         named[name] = each
-    prepare_folder(database)
+    prepare(database)
     # What nodes print is no data; the protocol takes the descriptor itself.
     with contextlib.redirect_stdout(sys.stderr):
         signum = anyio.run(_session, named, database, port, wait_s)

@@ -22,6 +22,7 @@ from flowkit.cli.runfile import new_file, refuse_present, tell, write_whole
 from flowkit.cli.targets import Target, target_of_run
 from flowkit.cli.text import clean, rfc3339, to_json
 from flowkit.ports import RunRecord, Windowed
+from flowkit.rewind import graph_of
 from flowkit.store import SqlStore
 from flowkit.testing.recording import Recording
 from flowkit.testing.replay import Replay, requests_of
@@ -125,8 +126,8 @@ def _asking(target: Target, recording: Recording) -> list[str]:
     keys = {
         event.key for event in recording.file.events if isinstance(event.payload, ev.ModelAnswered)
     }
-    started = recording.file.events[0].payload
-    steps = list(started.graph.steps) if isinstance(started, ev.RunStarted) else []
+    graph = graph_of(recording.file.events)
+    steps = list(graph.steps) if graph is not None else []
     for event in recording.file.events:
         if isinstance(event.payload, ev.Planned):
             steps += event.payload.steps

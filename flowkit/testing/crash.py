@@ -7,6 +7,7 @@ run that meets it, is taken up by a new engine (and tried again where it failed)
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,6 +23,7 @@ from flowkit.dsl import Workflow
 from flowkit.engine import Engine
 from flowkit.errors import FlowkitError, LeaseLost, ModelUnavailable, RunError
 from flowkit.events import Event
+from flowkit.graph import check_name
 from flowkit.handle import RunHandle
 from flowkit.node import Context
 from flowkit.policy import Policy
@@ -29,9 +31,9 @@ from flowkit.ports import Message, Model, RunRecord, models_of
 from flowkit.rewind import fold
 from flowkit.state import State
 from flowkit.store.memory import MemoryStore
-from flowkit.testing.compare import difference
+from flowkit.testing.compare import difference, has, more_or_less
 from flowkit.testing.twin import Attempt, place, twin_of
-from flowkit.values import Codec, compact
+from flowkit.values import Codec
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -39,7 +41,6 @@ R = TypeVar("R")
 Kind = Literal["kill", "lost", "tool", "model"]
 KINDS: Final[tuple[Kind, ...]] = ("kill", "lost", "tool", "model")
 
-RUN: Final = "crashed"
 ENDS: Final = (ev.StepDone, ev.Planned, ev.Accepted, ev.Rejected, ev.AttemptFailed)
 _AT_ONCE: Final = Policy(retries=5, backoff_s=0.001, backoff_max_s=0.01)
 
@@ -95,12 +96,14 @@ class CrashReport:
     """All faults of one workflow. `boundaries`: how many points of its journal it can die at.
 
     `fails`: how the run fails without any fault; then every other must fail with the same words.
+    `unused`: paths to ignore that the result does not have.
     """
 
     workflow: str
     boundaries: int
     crashes: Sequence[Crash]
     fails: str = ""
+    unused: tuple[str, ...] = ()
 
     @property
     def violations(self) -> Sequence[Crash]:
@@ -140,6 +143,7 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
     timeout_s: float = 60.0,
     on_crash: Callable[[Crash], object] | None = None,
     check: bool = True,
+    run_id: str | None = None,
 ) -> CrashReport:
     """Crash a workflow at each place, resume it, and compare with the run that did not crash.
 
@@ -154,6 +158,8 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
             file. What a run with "lost", "tool" or "model" adds must be what the run without faults added.
         limit: at most so many faults of each kind, spread evenly.
         timeout_s: within which a run must have ended.
+        run_id: the id of all these runs, of which idempotency keys are made; else a new one for each call,
+            since a service that knows the keys would give back what it gave the last time.
         check: raise when a promise was broken; else look at the report.
 
     Raises:
@@ -161,8 +167,9 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
             end (`NoReference`).
     """
     harness = _Harness(
-        workflow, value, models_of(model), resources, signals or {}, ignore, timeout_s, ledger
-    )
+        workflow, value, models_of(model), resources, signals or {}, ignore, timeout_s,
+        check_name(run_id, "run id") if run_id is not None else f"crashed-{secrets.token_hex(4)}", ledger,
+    )  # fmt: skip
     await harness.run_whole()
     crashes: list[Crash] = []
     for kind in faults:
@@ -171,7 +178,8 @@ async def crash_everywhere(  # noqa: PLR0913  (a harness's settings, all but two
             if on_crash is not None:
                 on_crash(crashes[-1])
     fails = harness.result.why if isinstance(harness.result, _Failed) else ""
-    report = CrashReport(workflow.name, len(harness.heads), tuple(crashes), fails)
+    unused = () if fails else tuple(each for each in ignore if not has(harness.result, each))
+    report = CrashReport(workflow.name, len(harness.heads), tuple(crashes), fails, unused)
     if check:
         report.check()
     return report
@@ -247,9 +255,10 @@ class _Harness:
     signals: Mapping[str, Any]
     ignore: Sequence[str]
     timeout_s: float
+    base: str
+    """Id of the run without faults. Each run that begins anew has one, and so keys, of its own."""
     ledger: Callable[[], Sequence[Any]] | None = None
-    run_id: str = RUN
-    """Each run that begins anew has an id of its own, and so idempotency keys of its own."""
+    run_id: str = ""
     runs: int = 0
     happened: Sequence[Any] = ()
     """What the run without faults has added to the ledger."""
@@ -267,7 +276,7 @@ class _Harness:
         """The run without faults, which tells where faults can strike."""
         store, ran = _Recording(), Counter[Attempt]()
         models = [_Cut(model) for model in self.models]
-        before = self._entries()
+        self.run_id, before = self.base, self._entries()
         self.result = await self._run(store, ran, models)
         self.happened = self._entries()[len(before) :]
         if isinstance(self.result, _Failed) and self.result.stuck:
@@ -276,8 +285,8 @@ class _Harness:
                 f"their signals (signals=, or --signal NAME=JSON), or more time."
             )
         self.store, self.heads = store, store.heads
-        self.events = (await store.load(RUN)).events
-        self.whole = fold(await store.load(RUN))
+        self.events = (await store.load(self.base)).events
+        self.whole = fold(await store.load(self.base))
         self.attempts = list(ran)
         self.requests = models[0].asked if models else 0
 
@@ -301,8 +310,8 @@ class _Harness:
 
     async def kill(self, head: int) -> Crash:
         """The process dies right after an append; a new one has the journal up to there."""
-        self.run_id = RUN
-        record = (await self.store.load(RUN)).record
+        self.run_id = self.base
+        record = (await self.store.load(self.base)).record
         store, ran = await _left(record, self.events[:head]), Counter[Attempt]()
         before = ended(self.events[:head])
         result = await self._run(store, ran, self.models)
@@ -351,7 +360,7 @@ class _Harness:
 
     def _begin_anew(self) -> None:
         self.runs += 1
-        self.run_id = f"{RUN}-{self.runs}"
+        self.run_id = f"{self.base}-{self.runs}"
 
     def _entries(self) -> Sequence[Any]:
         return list(self.ledger()) if self.ledger is not None else []
@@ -498,17 +507,6 @@ async def _left(record: RunRecord, events: Sequence[Event]) -> MemoryStore:
     if events:
         await store.append(record.run_id, events, expect=0, epoch=row.epoch)
     return store
-
-
-def more_or_less(wanted: Sequence[Any], found: Sequence[Any]) -> str:
-    """What stands in a ledger oftener or more seldom than it should, in words; empty for nothing."""
-    one, other = (Counter(compact(each) for each in entries) for entries in (wanted, found))
-    told = [
-        f"{text[:60]} {other[text]} times, not {one[text]}"
-        for text in [*one, *(text for text in other if text not in one)]
-        if one[text] != other[text]
-    ]
-    return "; ".join(told[:3])
 
 
 def _told(result: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flowkit.store import SqlStore
 from tests.scenario.cli_program import Cli
 
 
@@ -156,12 +157,38 @@ def test_a_file_that_is_no_database_is_78(cli: Cli) -> None:
 
 
 def test_another_programs_database_is_78_and_gets_no_tables(cli: Cli) -> None:
+    cli("run", "flows.py:fine", "-i", "text=x", "--run-id", "one", "--db", "ours.db", "-q")
+    cli("export", "one", "--out", "one.jsonl", "--db", "ours.db")
     connection = sqlite3.connect(cli.db)
     connection.execute("CREATE TABLE theirs (x)")
     connection.commit()
     connection.close()
-    for command in (("ls",), ("show", "x"), ("resume", "x")):
+    for command in (
+        ("ls",), ("show", "x"), ("resume", "x"), ("gc", "--older-than", "1d"), ("vacuum",),
+        ("run", "flows.py:fine", "-i", "text=x"), ("import", "one.jsonl"),
+        ("run", "flows.py:fine", "-i", "text=x", "--run-id", "one"), ("fork", "one", "flows.py:fine"),
+    ):  # fmt: skip
         refused(cli, 78, *command, says="another program's database")
+
+
+async def test_a_database_that_a_host_shares_is_used(cli: Cli) -> None:
+    connection = sqlite3.connect(cli.db)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.commit()
+    connection.close()
+    async with SqlStore(cli.db):
+        pass
+    assert cli("run", "flows.py:fine", "-i", "text=x", "-q").code == 0
+    assert cli("ls").code == 0
+
+
+def test_a_database_without_any_table_is_taken(cli: Cli) -> None:
+    connection = sqlite3.connect(cli.db)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    assert cli.db.stat().st_size
+    assert cli("ls").code == 0
+    assert cli("run", "flows.py:fine", "-i", "text=x", "-q").code == 0
 
 
 def test_a_newer_database_is_78_and_untouched(cli: Cli) -> None:

@@ -253,11 +253,54 @@ def test_a_fork_says_what_it_shares_and_does_again_and_warns_of_effects(cli: Cli
     assert "warning" in quiet.err
 
 
+def test_a_dry_run_of_a_fork_says_what_it_would_share_and_do_again_and_makes_nothing(
+    cli: Cli,
+) -> None:
+    begun(cli)
+    before = cli.tree()
+    given = ("fork", "r", TARGET, "--at", "ask", "--dry-run", "--run-id", "f", "--out", "o")
+    done = cli(*given)
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split(maxsplit=3) for line in done.out.splitlines() if line]
+    assert ["gather", "shared"] in rows
+    assert ["ask", "done", "again"] in rows
+    assert ["send", "done", "again", "its effect is to happen once, and happens again"] in rows
+    assert done.out.endswith("fork of r: 2 finished steps shared; done again: ask, send.\n")
+    assert cli(*given, "--json").json == {
+        "run_id": "r", "workflow": "sending", "shared": ["gather", "shorten"], "set": [],
+        "again": ["ask", "send"], "effects_again": ["send"], "changes": [],
+    }  # fmt: skip
+    told = cli("fork", "r", TARGET, "--set", 'ask={"text": "a"}', "--dry-run", "--json").json
+    assert (told["set"], told["again"]) == (["ask"], ["send"])
+    assert cli.tree() == before
+    change(cli, "shorten")
+    assert cli(*given).code == 78
+    kept = cli(*given, "--on-change", "keep")
+    assert (kept.code, "the workflow differs: node shorten" in kept.out) == (0, True)
+    assert [line["run_id"] for line in map(json.loads, cli("ls", "--json").out.splitlines())] == [
+        "r"
+    ]
+
+
+def test_a_taken_id_is_refused_before_anything_is_said_of_the_fork(cli: Cli) -> None:
+    begun(cli)
+    for options in ((), ("--dry-run",)):
+        done = cli("fork", "r", TARGET, "--at", "send", "--run-id", "r", *options)
+        assert (done.code, done.out) == (78, "")
+        assert len(done.err.splitlines()) == 1, done.err
+        assert "a run with the id 'r' exists already" in done.err
+
+
 def test_set_gives_a_result_as_json_from_a_file_or_stdin(cli: Cli) -> None:
     begun(cli)
     (cli.folder / "big.json").write_text(json.dumps({"text": "b" * 70_000}))
     done = cli("fork", "r", TARGET, "--set", "ask=@big.json", "--json", "--run-id", "f", "-q")
     assert done.json["result"] == {"text": "sent " + "b" * 70_000}
+    for told in (cli("show", "f", "--events").out, cli("watch", "f").err):
+        assert "ask: its result was set" in told
+        assert "forked from r; goes back to: ask" in told
+        assert "probe" not in told
+        assert "done again: ask" not in told
     assert done.json["forked_from"] == {
         "run_id": "r", "seq": 7 + 1, "again": ["send"], "set": ["ask"], "model": None
     }  # fmt: skip
@@ -279,7 +322,7 @@ def test_show_and_ls_tell_what_a_run_was_forked_from(cli: Cli) -> None:
     assert "done again: ask, send" in shown
     assert cli("show", "f", "--json").json["forked_from"]["again"] == ["ask", "send"]
     assert cli("show", "r", "--json").json["forked_from"] is None
-    assert "forked from r; to be done again: ask" in cli("watch", "f").err
+    assert "forked from r; goes back to: ask" in cli("watch", "f").err
     rows = [line.split() for line in cli("ls").out.splitlines()]
     assert rows[0][-2:] == ["FORK", "OF"]
     assert next(row for row in rows if row[0] == "f")[-1] == "r"

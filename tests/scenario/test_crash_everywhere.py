@@ -198,7 +198,13 @@ async def test_an_effect_whose_outcome_was_lost_is_told_and_a_ledger_shows_what_
 
     ledger = Ledger()
     report = await crash_everywhere(
-        paying, 5, resources=[ledger], faults=("lost",), ledger=entries, check=False
+        paying,
+        5,
+        resources=[ledger],
+        faults=("lost",),
+        ledger=entries,
+        check=False,
+        run_id="crashed",
     )
     (crash,) = report.crashes
     assert crash.same
@@ -210,6 +216,42 @@ async def test_an_effect_whose_outcome_was_lost_is_told_and_a_ledger_shows_what_
         assert crash.outside == '"charged" 2 times, not 1'
         with pytest.raises(AssertionError, match="in the ledger"):
             report.check()
+
+
+async def test_each_call_has_idempotency_keys_of_its_own_unless_it_is_given_an_id() -> None:
+    seen: list[str] = []
+
+    @tool
+    async def pay(ctx: Context, topic: str) -> Letter:
+        seen.append(ctx.idempotency_key)
+        return Letter(text=topic)
+
+    @workflow
+    def paying(topic: Ref[str]) -> Ref[Letter]:
+        return pay(topic)
+
+    found: list[set[str]] = []
+    for run_id in (None, None, "mine"):
+        await crash_everywhere(paying, "x", run_id=run_id)
+        found.append(set(seen))
+        seen.clear()
+    one, other, mine = found
+    assert len(one) == len(other) == 1, "all runs of one call have the same"
+    assert one != other
+    assert mine == {"mine/pay/0"}
+
+
+async def test_a_path_to_ignore_that_the_result_does_not_have_is_told() -> None:
+    @tool
+    async def write(ctx: Context, topic: str) -> list[Letter]:
+        return [Letter(text=topic)]
+
+    @workflow
+    def writing(topic: Ref[str]) -> Ref[list[Letter]]:
+        return write(topic)
+
+    report = await crash_everywhere(writing, "x", ignore=["nope", "*.stamp", "0.text", "*.text.x"])
+    assert report.unused == ("nope", "*.text.x")
 
 
 # ---- the command
@@ -296,6 +338,17 @@ def test_a_charge_that_happens_twice_is_found_with_a_ledger(tmp_path: Path) -> N
     wrong = chaos(tmp_path, "shop.py", "--input", "5", "--ledger", "nope")
     assert wrong.returncode == 2
     assert "shop has no function of that name" in wrong.stderr
+
+
+def test_the_command_says_that_tools_run_and_which_path_is_no_field(tmp_path: Path) -> None:
+    (tmp_path / "fine_flow.py").write_text(BROKEN.replace("COUNT[0] += 1", "COUNT[0] = 1"))
+    given = ("fine_flow.py", "--faults", "kill", "--ignore", "nope")
+    done = chaos(tmp_path, *given)
+    assert done.returncode == 0, done.stderr
+    assert "tools really run" in done.stderr
+    assert "--ignore nope: the result has no such field" in done.stderr
+    done = chaos(tmp_path, *given, "--run-id", "a/b")
+    assert (done.returncode, "--run-id 'a/b' is not a name" in done.stderr) == (2, True)
 
 
 def test_a_fault_that_nobody_knows_is_refused(tmp_path: Path) -> None:

@@ -232,6 +232,15 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         changed(lambda lines: event(lines, 3).update(data='{"input_hash":"0"}')),
         "line 4: event 3 .*other inputs",
     ),
+    "a step that is none is to be done again, by a graph that is none": (
+        changed(
+            lambda lines: event(lines, 4).update(
+                kind="rewound",
+                data='{"keys":["b"],"graph":{"steps":[],"output":"z","nodes":{}}}',
+            )
+        ),
+        "line 5: its graph cannot run",
+    ),
     "no beginning": (
         changed(
             lambda lines: event(lines, 1).update(
