@@ -22,6 +22,8 @@ OnChange: TypeAlias = Literal["refuse", "rerun", "keep"]
 """What becomes of finished steps whose code has changed: the run is not resumed; they and what rests on
 them are done again; they stay as they are."""
 
+NOT_AGAIN = "its effect has happened, or may have, and must not be repeated"
+
 Action: TypeAlias = Literal["reuse", "run", "rerun", "changed", "blocked"]
 
 
@@ -115,7 +117,7 @@ def adopt(
     once = tuple(_once_in(chosen[1].dropped, folded.state, now))
     refusal = ""
     if rerun and once and not run:
-        refusal = f"{listed(once)}: its effect has happened and must not be repeated"
+        refusal = f"{listed(once)}: {NOT_AGAIN}"
     elif lost and not rerun:
         refusal = f"{listed(lost)}: done, and no longer in the same place of the workflow"
     elif altered and on_change == "refuse":
@@ -161,8 +163,7 @@ def _marks(folded: Fold, graph: Graph, adopted: Adoption, on_change: OnChange) -
             why = "it rests on what is done again"
             marks[key] = (again, "its code has changed" if key in adopted.altered else why)
         if adopted.refusal:
-            why = "its effect has happened and must not be repeated"
-            marks |= dict.fromkeys(adopted.once, ("blocked", why))
+            marks |= dict.fromkeys(adopted.once, ("blocked", NOT_AGAIN))
         return marks
     for key in adopted.altered:
         kept: tuple[Action, str] = ("reuse", "its code has changed; its result is kept")
