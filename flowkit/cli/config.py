@@ -75,11 +75,21 @@ def _checked(found: object, name: str, folder: Path) -> Config:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The database to use. `option`: what a command must repeat to use the same one."""
+    """The database to use. `option`: what a command must repeat to use the same one, without a password."""
 
     target: str
     option: str = ""
     implicit: bool = False
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is a server's, not a file."""
+        return "://" in self.target and not self.target.startswith("sqlite")
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return without_password(self.target) if self.is_server else str(self.path)
 
     @property
     def path(self) -> Path:
@@ -103,7 +113,7 @@ class Database:
 def find_database(given: str | None) -> Database:
     """`--db`, then FLOWKIT_DB, then the configuration file, then the user's data directory."""
     if given is not None:
-        return Database(given, given)
+        return Database(given, without_password(given))
     if target := os.environ.get("FLOWKIT_DB", "").strip():
         return Database(target)
     if target := read_config().db:
@@ -112,6 +122,22 @@ def find_database(given: str | None) -> Database:
 
     folder = platformdirs.user_data_path("flowkit", appauthor=False)
     return Database(str(folder / "flowkit.db"), implicit=True)
+
+
+def without_password(target: str) -> str:
+    """A database as commands repeat it: passwords belong into ~/.pgpass or PGPASSWORD, not into logs."""
+    if "://" not in target or target.startswith("sqlite"):
+        return target
+    from sqlalchemy import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(target)
+    except (ArgumentError, ValueError):
+        return ""
+    query = {name: value for name, value in url.query.items() if name != "password"}
+    where = (url.host, url.port, url.database, query)
+    return URL.create(url.drivername, url.username, None, *where).render_as_string()
 
 
 def prepare(database: Database) -> None:
@@ -131,6 +157,10 @@ def prepare(database: Database) -> None:
 
 def has_runs(database: Database) -> bool:
     """Whether there is a database of ours; looking makes no file, and no table in anybody else's."""
+    if database.is_server:
+        from flowkit.store.sql import has_tables
+
+        return has_tables(database.target)
     from flowkit.store.sqlite import check_file
 
     path = database.path
@@ -161,5 +191,5 @@ def _tables(path: Path) -> set[str] | None:
 def need_runs(database: Database) -> None:
     """Refuse to look for a run where no database is."""
     if not has_runs(database):
-        text = f"there are no runs yet: the database {database.path} does not exist or is empty."
+        text = f"there are no runs yet: the database {database.name} does not exist or is empty."
         raise Problem(text, NOT_FOUND)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import flowkit.events as ev
-from flowkit.changes import Action, OnChange, ResumePlan, plan_resume
+from flowkit.changes import NOT_AGAIN, Action, OnChange, ResumePlan, plan_resume
 from flowkit.cli.config import Database, has_runs
 from flowkit.cli.driving import busy, command_tail
 from flowkit.cli.exits import CONFIGURATION, SUCCESS, TRY_LATER, Problem, say
@@ -119,9 +119,20 @@ def refused(plan: ResumePlan, ways: Mapping[OnChange, bool], go: str, look: str)
         f"it is not gone on with: {plan.refusal}.",
         *advised(ways, go),
     ]
+    if any(step.why == NOT_AGAIN for step in plan.steps):
+        lines.append(_instead(look))
     if look:
         lines.append(f"what would be done with each step: {look} --dry-run")
     return Problem("\n".join(lines), CONFIGURATION)
+
+
+def _instead(look: str) -> str:
+    """What is left where an effect stands in the way: to find out, or to have it again and know it."""
+    fork = look.replace("resume", "fork", 1)
+    return (
+        f"when the run goes on with its results kept, a tool's probe= finds out whether it has happened, or you "
+        f"decide. To have it happen again, in a new run and under a new idempotency key: {fork} --on-change rerun"
+    )
 
 
 def advised(ways: Mapping[OnChange, bool], go: str) -> list[str]:
@@ -163,6 +174,8 @@ def dry_run(
         say(f"it would not be resumed: {plan.refusal}.")
         for line in advised(ways, f"flowkit resume {tail}"):
             say(line)
+        if any(step.why == NOT_AGAIN for step in plan.steps):
+            say(_instead(f"flowkit resume {tail}"))
     elif driven:
         say(str(busy(record.run_id, record.owner or "", 0.0, database)))
     elif plan.status in ("failed", "quarantined"):

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, TypeVar
 import anyio
 
 import flowkit.events as ev
+from flowkit.approval import open_questions
 from flowkit.chat import ModelAnswer, ModelRequest, OnDelta
 from flowkit.dsl import Workflow
 from flowkit.engine import Engine
@@ -27,13 +28,14 @@ from flowkit.graph import check_name
 from flowkit.handle import RunHandle
 from flowkit.node import Context
 from flowkit.policy import Policy
-from flowkit.ports import Message, Model, RunRecord, models_of
+from flowkit.ports import Message, Model, models_of
 from flowkit.rewind import fold
 from flowkit.state import State
 from flowkit.store.memory import MemoryStore
 from flowkit.testing.compare import difference, has, more_or_less
+from flowkit.testing.lives import Dying, Recording, ended, left_of, until_dead
 from flowkit.testing.twin import Attempt, place, twin_of
-from flowkit.values import Codec
+from flowkit.values import Codec, Value
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -41,7 +43,6 @@ R = TypeVar("R")
 Kind = Literal["kill", "lost", "tool", "model"]
 KINDS: Final[tuple[Kind, ...]] = ("kill", "lost", "tool", "model")
 
-ENDS: Final = (ev.StepDone, ev.Planned, ev.Accepted, ev.Rejected, ev.AttemptFailed)
 _AT_ONCE: Final = Policy(retries=5, backoff_s=0.001, backoff_max_s=0.01)
 
 
@@ -193,38 +194,6 @@ class _Failed:
     stuck: bool = False
 
 
-class _Recording(MemoryStore):
-    """Remembers after which events an append ended."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads: list[int] = [0]
-
-    async def append(
-        self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
-    ) -> Sequence[Message]:
-        kept = await super().append(run_id, events, expect=expect, epoch=epoch)
-        self.heads.append(events[-1].seq)
-        return kept
-
-
-class _Dying(MemoryStore):
-    """Its process dies at the append that has the outcome of one attempt, which is never stored."""
-
-    def __init__(self, attempt: Attempt) -> None:
-        super().__init__()
-        self._attempt = attempt
-        self.died = anyio.Event()
-
-    async def append(
-        self, run_id: str, events: Sequence[Event], *, expect: int, epoch: int
-    ) -> Sequence[Message]:
-        if self.died.is_set() or self._attempt in ended(events):
-            self.died.set()
-            raise LeaseLost("the harness has killed this process")
-        return await super().append(run_id, events, expect=expect, epoch=epoch)
-
-
 class _Cut:
     """A model whose n-th request (from 1) fails once; it counts them."""
 
@@ -274,7 +243,7 @@ class _Harness:
 
     async def run_whole(self) -> None:
         """The run without faults, which tells where faults can strike."""
-        store, ran = _Recording(), Counter[Attempt]()
+        store, ran = Recording(), Counter[Attempt]()
         models = [_Cut(model) for model in self.models]
         self.run_id, before = self.base, self._entries()
         self.result = await self._run(store, ran, models)
@@ -312,7 +281,7 @@ class _Harness:
         """The process dies right after an append; a new one has the journal up to there."""
         self.run_id = self.base
         record = (await self.store.load(self.base)).record
-        store, ran = await _left(record, self.events[:head]), Counter[Attempt]()
+        store, ran = await left_of(record, self.events[:head]), Counter[Attempt]()
         before = ended(self.events[:head])
         result = await self._run(store, ran, self.models)
         last = self.events[head - 1] if head else None
@@ -322,12 +291,12 @@ class _Harness:
     async def lose(self, attempt: Attempt) -> Crash:
         """An attempt has done its work, and the process dies before its outcome is on disk."""
         self._begin_anew()
-        dying, ran, entries = _Dying(attempt), Counter[Attempt](), self._entries()
+        dying, ran, entries = Dying(attempt), Counter[Attempt](), self._entries()
         await self._run(dying, ran, self.models)
         journal = await dying.load(self.run_id)
         before = ended(journal.events)
         once = Counter(ran)
-        store = await _left(journal.record, journal.events)
+        store = await left_of(journal.record, journal.events)
         result = await self._run(store, ran, self.models)
         repeated = frozenset(each for each in before if ran[each] > once[each])
         at = f"at the end of {_text(attempt)}"
@@ -398,7 +367,10 @@ class _Harness:
             )
 
     async def _attend(self, engine: Engine, twin: Workflow[Any, Any], store: MemoryStore) -> Any:
-        handle = await engine.start(twin, self.value, run_id=self.run_id)
+        try:
+            handle = await engine.start(twin, self.value, run_id=self.run_id)
+        except LeaseLost:
+            return None  # it has died at its first append
         known = {
             event.payload.name
             for event in (await store.load(self.run_id)).events
@@ -408,7 +380,7 @@ class _Harness:
             if name not in known and (await handle.record()).status not in ev.FINAL:
                 await engine.signal(self.run_id, name, value)
         outcome = await self._outcome(handle, store)
-        if isinstance(store, _Dying) and store.died.is_set():
+        if isinstance(store, Dying) and store.died.is_set():
             return None
         if isinstance(outcome, RunError):
             if self._crashed(fold(await store.load(self.run_id))):
@@ -421,8 +393,8 @@ class _Harness:
         """The result of a run, or how it failed; what is unknown is decided meanwhile."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._decide, store)
-            if isinstance(store, _Dying):
-                tasks.start_soon(_until_dead, store, tasks.cancel_scope)
+            if isinstance(store, Dying):
+                tasks.start_soon(until_dead, store, tasks.cancel_scope)
             try:
                 return await handle.result()
             except RunError as error:
@@ -436,12 +408,14 @@ class _Harness:
         return error is not None and error.type == ToolCrashed.__name__
 
     async def _decide(self, store: MemoryStore) -> None:
-        """Where an outcome is unknown, say that the effect happened, as in the run without faults."""
+        """Agree to what is asked; of an unknown outcome say that it happened, as without faults."""
         while True:
             await anyio.sleep(0.02)
-            if not self.events:
-                continue
-            for step, slot in list(fold(await store.load(self.run_id)).unknown.items()):
+            state = fold(await store.load(self.run_id))
+            for asked in open_questions(state):
+                yes = Value.of('{"approved":true,"by":"the harness"}')
+                await store.post(self.run_id, Message(asked.name, "signal", asked.name, yes))
+            for step, slot in list(state.unknown.items()) if self.events else ():
                 found = self.whole.by_exec.get(slot.exec)
                 value = found.value if found is not None else None
                 message = Message(f"decide-{step}", "decide", step, value, "done")
@@ -490,36 +464,8 @@ class _Harness:
             yield f"{_text((step, alternative, number))}, key {key}"
 
 
-async def _until_dead(store: _Dying, scope: anyio.CancelScope) -> None:
-    await store.died.wait()
-    scope.cancel()
-
-
-async def _left(record: RunRecord, events: Sequence[Event]) -> MemoryStore:
-    """A store as a crash leaves it that had these events on disk: with a lease that has run out."""
-    epochs = [each.payload.epoch for each in events if isinstance(each.payload, ev.Claimed)]
-    store = MemoryStore()
-    row = RunRecord(
-        record.run_id, record.workflow, record.input_hash, record.created_at,
-        owner="the process that died", epoch=epochs[-1] if epochs else 1 << 40, lease_until=0.0,
-    )  # fmt: skip
-    await store.create(row)
-    if events:
-        await store.append(record.run_id, events, expect=0, epoch=row.epoch)
-    return store
-
-
 def _told(result: Any) -> str:
     return f"it failed ({result.why})" if isinstance(result, _Failed) else "a result"
-
-
-def ended(events: Sequence[Event]) -> frozenset[Attempt]:
-    """The attempts whose outcome the journal has."""
-    return frozenset(
-        (event.key, event.alternative, event.attempt)
-        for event in events
-        if isinstance(event.payload, ENDS)
-    )
 
 
 def _took_over(events: Sequence[Event], attempt: Attempt) -> str:

@@ -26,7 +26,7 @@ from flowkit.errors import Fatal, Replan, Retry
 from flowkit.events import Error, Event, StepView
 from flowkit.node import AnyNode, Context, ModelHandle
 from flowkit.plan import Turn
-from flowkit.policy import Policy
+from flowkit.policy import Policy, Trust
 from flowkit.ports import Windowed
 from flowkit.testing import words
 from flowkit.testing.compare import difference
@@ -364,7 +364,11 @@ class RecordedModel:
 def stand_in(node: AnyNode, playback: Playback, models: Models) -> AnyNode:
     """A node in its place: a tool that gives its recorded outcome, or the node itself, told what it asks."""
     twin = copy.copy(node)
-    twin.policy = replace(node.policy, timeout_s=None, backoff_s=0.0, concurrency=None)
+    # Nobody is asked: what was denied is a recorded failure.
+    twin.policy = replace(
+        node.policy, timeout_s=None, backoff_s=0.0, concurrency=None, trust=Trust()
+    )
+    setattr(twin, "_spec", None)  # noqa: B010  (what it has kept of its policy)
     twin.models = [RecordedModel(playback, name, window) for name, window in models]
     function = None if playback.stands_in(node) else node.threaded
 

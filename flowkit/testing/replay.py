@@ -197,6 +197,7 @@ class _Player:
             name: stand_in(node, self._playback, self._playback.models_for(node, models))
             for name, node in self._workflow.nodes.items()
         }
+        setattr(twin, "_bound", None)  # noqa: B010  (its graph, with what its nodes were)
         ended: tuple[Any, str] = (None, "the recording stops before the run's end")
         with anyio.move_on_after(timeout_s) as late:
             for raw in self._recording.artifacts.values():

@@ -53,7 +53,7 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
 
 
 def test_the_console_session_of_the_command_line_page_goes_as_it_says(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(blocks("docs/cli.md")[0], "utf-8")
+    (tmp_path / "shop.py").write_text(blocks("docs/cli.md")[-1], "utf-8")
     page = (ROOT / "docs/cli.md").read_text("utf-8")
     (session,) = re.findall(r"^```console\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "FLOWKIT_DB": str(tmp_path / "r.db")}

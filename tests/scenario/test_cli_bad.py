@@ -207,7 +207,7 @@ def test_a_missing_directory_is_78(cli: Cli) -> None:
     for command in (("ls",), ("show", "x"), ("run", "flows.py:fine", "-i", "text=x")):
         refused(cli, 78, *command, "--db", "no/such/x.db", says="its directory does not exist")
     refused(cli, 78, "ls", "--db", ".", says="is a directory")
-    refused(cli, 78, "ls", "--db", "postgresql://x/y", says="'postgresql' names no file")
+    refused(cli, 78, "ls", "--db", "mysql://x/y", says="cannot use 'mysql', only SQLite and")
     refused(cli, 78, "ls", "--db", "", says="needs the path of a file")
     for name, says in (("x" * 5000, "File name too long"), ("\udce9", "not valid UTF-8")):
         for command in (("ls",), ("run", "flows.py:fine", "-i", "text=x"), ("show", "x")):

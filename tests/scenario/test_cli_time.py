@@ -187,12 +187,31 @@ def test_an_effect_that_has_happened_keeps_a_deploy_from_doing_it_again(cli: Cli
     change(cli, "gather")
     done = cli("retry", "r", TARGET, "--on-change", "rerun")
     assert done.code == 78
-    assert "step send: its effect has happened" in done.err
-    assert "--on-change rerun" not in done.err
+    assert "step send: its effect has happened, or may have, and must not be repeated" in done.err
+    assert f"flowkit retry r {TARGET} --on-change rerun" not in done.err
+    again = f"flowkit fork r {TARGET} --on-change rerun"
+    assert f"under a new idempotency key: {again}" in done.err
+    assert again in cli("resume", "r", TARGET, "--dry-run", "--on-change", "rerun").err
     assert f"flowkit retry r {TARGET} --on-change keep" in done.err
     kept = cli("retry", "r", TARGET, "--on-change", "keep")
     assert kept.code == 0, kept.err
     assert cli.effects("r") == ["gather", "shorten", "ask", "send", "send"]
+
+
+def test_an_effect_that_only_may_have_happened_is_not_told_as_done(cli: Cli) -> None:
+    """A run that died after its intent: the fork that is advised does what it says."""
+    cli("run", "flows.py:publishing", "-i", "text=x", "--run-id", "r", "-q")
+    path = cli.folder / "flows.py"
+    path.write_text(
+        path.read_text().replace("@tool\nasync def write", '@tool(version="2")\nasync def write')
+    )
+    done = cli("resume", "r", "flows.py:publishing", "--on-change", "rerun")
+    assert done.code == 78
+    assert "step publish: its effect has happened, or may have, and must not" in done.err
+    (cli.folder / "safe").touch()
+    advised = done.err.rpartition("idempotency key: flowkit ")[2].splitlines()[0].split()
+    assert cli(*advised, "--run-id", "f").json == {"text": "published x"}
+    assert cli.effects("f") == ["write", "publish"]
 
 
 def test_a_dry_run_of_a_run_that_has_ended_says_what_goes_on(cli: Cli) -> None:

@@ -218,6 +218,20 @@ async def test_an_effect_whose_outcome_was_lost_is_told_and_a_ledger_shows_what_
             report.check()
 
 
+async def test_what_is_asked_is_agreed_to_at_every_boundary() -> None:
+    @tool(approve="always", effect="once")
+    async def publish_once(ctx: Context, text: str) -> Letter:
+        return Letter(text=text)
+
+    @workflow
+    def publishing(topic: Ref[str]) -> Ref[Letter]:
+        return publish_once(shout(topic))
+
+    report = await crash_everywhere(publishing, "x", faults=("kill", "lost", "tool"), timeout_s=20)
+    assert all(crash.same for crash in report.crashes)
+    assert {crash.kind for crash in report.crashes} == {"kill", "lost", "tool"}
+
+
 async def test_each_call_has_idempotency_keys_of_its_own_unless_it_is_given_an_id() -> None:
     seen: list[str] = []
 

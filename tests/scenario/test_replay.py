@@ -881,3 +881,31 @@ async def test_a_deadline_that_has_ended_a_run_is_no_difference() -> None:
     replayed = await replay(late, await Recording.of(store, "r"))
     replayed.assert_same()
     assert replayed.failure == "the recording stops before the run's end"
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+async def test_what_a_person_said_before_a_step_is_given_back(said: bool | None) -> None:
+    """Agreed, denied, or still asked when it was recorded; nobody is asked again."""
+
+    @tool(approve="always", effect="once")
+    async def pay(ctx: Context, text: str) -> str:
+        return f"paid {text}"
+
+    @workflow
+    def paying(text: Ref[str]) -> Ref[str]:
+        return pay(text)
+
+    async def answer(engine: Engine) -> None:
+        while not await engine.questions("r"):  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        if said is not None:
+            await engine.approve("r", "pay", approved=said, by="ann", note="Hm.")
+            with suppress(FlowkitError):
+                await engine.handle("r").result()
+
+    store, _ = await record(paying, "it", drive=answer)
+    with anyio.fail_after(20):
+        replayed = await replay(paying, await Recording.of(store, "r"))
+    replayed.assert_same()
+    if said is False:
+        assert "ann said no. Hm." in replayed.failure
