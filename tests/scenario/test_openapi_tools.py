@@ -679,9 +679,8 @@ async def test_a_planner_calls_an_api_and_reads_what_is_wrong() -> None:
                 says("order 9"),
             ]
         )
-        clerk = Planner(
-            "Order.", name="clerk", takes=str, returns=str, tools=list(tools_of(server).values())
-        )
+        tools = tools_of(server, trust={"untrusted_output": False})  # the host's own API
+        clerk = Planner("Order.", name="clerk", takes=str, returns=str, tools=list(tools.values()))
 
         @workflow
         def ordering(wish: Ref[str]) -> Ref[str]:
