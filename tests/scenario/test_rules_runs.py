@@ -1048,3 +1048,8 @@ async def test_a_run_that_cannot_be_folded_does_not_stop_the_engine_that_recover
         assert await engine.resume("good") is not None
         with pytest.raises(FlowkitError):
             await engine.handle("bad").result()
+
+
+async def test_what_is_no_store_is_refused_with_how_to_make_one() -> None:
+    with pytest.raises(FlowkitError, match=r"'runs\.db' is no store: Engine\(SqlStore\("):
+        Engine(cast(Any, "runs.db"))
