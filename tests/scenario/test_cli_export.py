@@ -76,6 +76,7 @@ def test_a_fork_goes_to_another_database_and_becomes_a_test(cli: Cli) -> None:
     assert (shown["status"], shown["forked_from"]["run_id"]) == ("succeeded", "one")
     done = cli("export", "f", "flows.py:fine", "--as-test", "--db", "b.db", "--json")
     assert (done.code, done.json["difference"]) == (0, None)
+    assert "Run it with: pytest test_fine.py (pip install pytest)" in done.err
     done = pytest_in(cli, "test_fine.py")
     assert (done.code, "1 passed" in done.out) == (0, True), done.out
 
