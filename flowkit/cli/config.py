@@ -96,6 +96,11 @@ class Database:
         """Its file; `StoreUnusable` or `Problem` for what names none that could be reached."""
         from flowkit.store.sqlite import path_of
 
+        if self.target.strip() in ("", ":memory:"):
+            text = (
+                f"the database {self.target!r} keeps nothing: --db needs the path of a file, or a "
+            )
+            raise Problem(f"{text}postgresql:// URL.", CONFIGURATION)
         path = path_of(self.target)
         try:
             self.target.encode()

@@ -69,6 +69,8 @@ class Outcome:
     ended: Ended | None = None
     signum: int = 0
     forked: Lineage | None = None
+    followed: bool = False
+    """Whether another process drives the run, and went on when this one was stopped."""
     files: dict[str, Path] = field(default_factory=dict[str, Path])
 
 
@@ -148,7 +150,7 @@ async def drive_on(
             with stop.scope:
                 async with anyio.create_task_group() as inner:
                     run_id = await begin(engine, inner)
-                    stop.run_id = run_id
+                    stop.run_id, stop.engine = run_id, engine
                     record = await engine.handle(run_id).record()
                     show.note(f"run {run_id} of {record.workflow}")
                     elsewhere = engine.watched(run_id) is None
@@ -165,7 +167,7 @@ async def drive_on(
     if journal.record.status in FINAL:
         ended, stop.signum = "ended", 0
     forked = lineage(journal.record, journal.events)
-    return Outcome(journal.record, fold(journal), {}, ended, stop.signum, forked)
+    return Outcome(journal.record, fold(journal), {}, ended, stop.signum, forked, stop.followed)
 
 
 @contextlib.asynccontextmanager
@@ -212,6 +214,9 @@ class Stop:
         self.scope = anyio.CancelScope()
         self.signum = 0
         self.run_id = ""
+        self.engine: Engine | None = None
+        self.followed = False
+        """Whether the run was another process's when the signal came."""
         self._show = show
 
     async def listen(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -221,6 +226,10 @@ class Stop:
                 if self.signum:
                     self._at_once(signum)
                 self.signum = int(signum)
+                self.followed = self.engine is not None and not self.engine.watched(self.run_id)
+                if self.followed:
+                    self.scope.cancel()
+                    continue
                 self._show.note(
                     f"stopping: steps in flight get {GRACE_S:.0f} s to end, no new ones start; once more "
                     f"to stop at once."
@@ -229,7 +238,7 @@ class Stop:
 
     def _at_once(self, signum: int) -> None:
         self._show.stop()
-        if self.run_id:
+        if self.run_id and not self.followed:
             say(f"stopped. What was finished is kept: flowkit resume {self.run_id}")
         os._exit(128 + signum)
 
@@ -309,6 +318,12 @@ def report(outcome: Outcome, target: Target, options: Options) -> int:
     error = failure(outcome.state)
     if error is not None:
         complain(error)
+    if outcome.signum and outcome.followed:
+        watch = f"flowkit watch {record.run_id}{_db(options.database)}"
+        say(
+            f"no longer followed; the process that drives the run goes on. Follow it again: {watch}"
+        )
+        return code
     for line in advice(record, outcome.state, options.database, target.text, outcome.signum):
         say(line)
     if options.out is not None and len(outcome.files) < len(artifacts_in(outcome.data["result"])):
@@ -359,6 +374,8 @@ def advice(
             lines.append(f"step {wait['step']!r} waits until a time.")
     if record.due_at is not None:
         lines.append(f"the run is due at {local(record.due_at)}.")
+    if lines and record.due_at is None and all(w["what"] == "decision" for w in waits_for(state)):
+        return lines  # who decides goes on by the same command
     return [*lines, f"then go on with: {resume}" if lines else f"go on with: {resume}"]
 
 

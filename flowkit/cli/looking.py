@@ -102,9 +102,12 @@ def list_runs(
             at = parse_since(since, time.time())
         except (ValueError, OverflowError) as error:
             raise Problem(f"--since {since!r}: write 90m, 2h, 3d, or a date.") from error
+        if at < 0:
+            raise Problem(f"--since {since!r} lies before 1970: leave it out to list all.")
     statuses: Any = frozenset(status) if status else None
     query = RunQuery(status=statuses, workflow=workflow, since=at, limit=limit)
     if not has_runs(database):
+        say(f"there are no runs yet: the database {database.name} does not exist or is empty.")
         return []
 
     async def work(store: SqlStore) -> list[RunRecord]:

@@ -158,7 +158,9 @@ def _import(database: Database, path: Path, run_id: str | None) -> RunRecord:
         source = path.open("rb")
     except FileNotFoundError as error:
         raise Problem(f"there is no file {clean(path)}.", NOT_FOUND) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise Problem(f"{clean(path)}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a NUL in the path
         raise Problem(f"{clean(path)}: cannot be read: {error}.") from error
     with source:
         has_runs(database)  # refused here, where a bad one is one line

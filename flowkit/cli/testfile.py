@@ -108,7 +108,7 @@ async def _replay(
 def _advice(
     target: Target, recording: Recording, run: Sequence[str], replayed: Replay[Any], path: Path
 ) -> list[str]:
-    lines = [f"test: {clean(path)}. Run it with: pytest {clean(path)}"]
+    lines = [f"test: {clean(path)}. Run it with: pytest {clean(path)} (pip install pytest)"]
     if replayed.difference:
         lines.append(f"it fails already with the present code: {replayed.difference}")
     asking = _asking(target, recording)

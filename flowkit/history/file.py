@@ -43,6 +43,8 @@ _DIGEST: Final = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _NAMED: Final = re.compile(rb'sha256\\*":\s*\\*"([0-9a-f]{64})')
 """The hash of an `Artifact` value, also where its JSON stands inside other JSON."""
 
+_NO_RUN: Final = "this is no exported run. Give a file that `flowkit export` has written."
+
 _LIVE: Final = frozenset(map(ev.kind_of, (ev.Started, ev.Progress)))
 _INT_MAX: Final = 2**31 - 1
 _EPOCH_MAX: Final = 2**62
@@ -346,6 +348,8 @@ class _Reader:
     def take(self, line: bytes) -> None:
         if self._ended:
             raise BadRunFile("it stands after the last line. Export the run again.")
+        if self._record is None and not line.lstrip().startswith(b'{"format"'):
+            raise BadRunFile(_NO_RUN)
         if not line.endswith(b"\n"):
             raise BadRunFile("the file is cut off in it. Copy the file again, or export anew.")
         data = _object(pydantic_core.from_json(line, allow_inf_nan=False), "the line")
@@ -457,7 +461,7 @@ class _Reader:
 
 def _header(data: Mapping[str, Any]) -> RunRecord:
     if data.get("format") != FORMAT:
-        raise BadRunFile("this is no exported run. Give a file that `flowkit export` has written.")
+        raise BadRunFile(_NO_RUN)
     if data.get("version") != VERSION:
         raise BadRunFile(
             f"the file has format {data.get('version')!r}, written by flowkit {data.get('flowkit')!r}; "

@@ -77,6 +77,12 @@ def test_every_page_with_python_blocks_is_run() -> None:
     assert found == set(PAGES)
 
 
+def test_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    pages = [f"docs/{page.name}" for page in ROOT.glob("docs/*.md")]
+    assert [page for page in pages if f"]({page})" not in readme] == []
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")]
     dead = [

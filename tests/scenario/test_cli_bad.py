@@ -44,7 +44,13 @@ INPUTS: list[tuple[list[str], str]] = [
     (["-i", "text=x", "-i", "text.a=1"], "'text' is no object"),
     (["-i", "@missing.json"], "cannot read 'missing.json': No such file"),
     (["-i", "@."], "cannot read '.'"),
-    (["-i", "-"], "is not JSON"),
+    (["-i", "-"], "--input: stdin is empty: there should be JSON in it"),
+    (
+        ["-i", "text=x", "-i", '{"text": "y"}'],
+        "a whole input after key=value, which would be dropped",
+    ),
+    (["-i", "text=x", "--budget", "steps_max=-1"], "--budget: steps_max=-1 must be above 0."),
+    (["-i", "text=x", "--budget", "steps_max=x"], "steps_max: Input should be a valid integer"),
     ([], "needs an input of type Topic (text, times?, tags?): give --input or --example"),
     (["-i", "text=x", "--deadline-s", "-1"], "--deadline-s takes seconds above 0"),
     (["-i", "text=x", "--deadline-s", "nan"], "--deadline-s takes seconds above 0"),
@@ -127,6 +133,15 @@ def test_an_unknown_run_is_4_and_makes_no_database(cli: Cli, command: tuple[str,
     assert not cli.db.exists()
 
 
+def test_a_list_of_no_database_says_that_there_is_none(cli: Cli) -> None:
+    done = cli("ls", "--db", "typo.db")
+    assert (done.code, done.out.split()) == (0, ["RUN", "WORKFLOW", "STATUS", "CREATED"])
+    assert "typo.db does not exist or is empty" in done.err
+    done = cli("ls", "--db", "typo.db", "--json")
+    assert (done.code, done.out) == (0, "")
+    assert "typo.db does not exist or is empty" in done.err
+
+
 def test_an_unknown_run_in_a_database_is_4(cli: Cli) -> None:
     cli("run", "flows.py:fine", "-i", "text=x", "--run-id", "known", "-q")
     for command in RUN_COMMANDS[:-1]:
@@ -135,6 +150,7 @@ def test_an_unknown_run_in_a_database_is_4(cli: Cli) -> None:
     refused(cli, 2, "retry", "known", "flows.py:fine", says="only failed and quarantined")
     refused(cli, 2, "signal", "known", "x", "{", says="VALUE: '{' is not JSON")
     refused(cli, 2, "ls", "--since", "yesterday", says="write 90m, 2h, 3d")
+    refused(cli, 2, "ls", "--since", "99999999999d", says="lies before 1970")
     refused(cli, 2, "ls", "--status", "odd", says="--status is one of")
 
 
@@ -208,7 +224,10 @@ def test_a_missing_directory_is_78(cli: Cli) -> None:
         refused(cli, 78, *command, "--db", "no/such/x.db", says="its directory does not exist")
     refused(cli, 78, "ls", "--db", ".", says="is a directory")
     refused(cli, 78, "ls", "--db", "mysql://x/y", says="cannot use 'mysql', only SQLite and")
-    refused(cli, 78, "ls", "--db", "", says="needs the path of a file")
+    for nothing in ("", " ", ":memory:"):
+        for command in (("ls",), ("run", "flows.py:fine", "-i", "text=x")):
+            told = f"the database {nothing!r} keeps nothing: --db needs the path of a file"
+            refused(cli, 78, *command, "--db", nothing, says=told)
     for name, says in (("x" * 5000, "File name too long"), ("\udce9", "not valid UTF-8")):
         for command in (("ls",), ("run", "flows.py:fine", "-i", "text=x"), ("show", "x")):
             refused(cli, 78, *command, "--db", name, says=says)

@@ -54,6 +54,27 @@ def test_each_of_several_unknown_steps_is_decided_on_by_its_key(doubtful: Cli) -
     assert sorted(doubtful.effects("r")) == ["card", "cash", "cash"]
 
 
+def test_who_decides_is_not_told_to_go_on_by_another_command(doubtful: Cli) -> None:
+    for done in (doubtful("resume", *RUN), doubtful("show", "r")):
+        assert "find out, then decide: flowkit resume r" in done.out + done.err
+        assert "then go on with" not in done.out + done.err
+
+
+def test_a_decision_is_not_told_as_set_by_a_fork(doubtful: Cli) -> None:
+    doubtful("resume", *RUN)
+    doubtful("resume", *RUN, "--step", "card", "--assume-done", '{"text": "seen"}')
+    assert doubtful("resume", *RUN, "--assume-done", '{"text": "paid"}').code == 0
+    (doubtful.folder / "safe").touch()
+    doubtful("fork", *RUN, "--set", 'cash={"text": "other"}', "--run-id", "f", "-q")
+    rows = [line.split() for line in doubtful("diff", "r", "f", "--all").out.splitlines()]
+    assert ["cash", "different", "result", "done", "(decided)", "done", "(set)"] in rows
+    steps = doubtful("diff", "r", "f", "--json").json["steps"]
+    cash = next(step for step in steps if step["step"] == "cash")
+    assert [(cash[side]["set"], cash[side]["decided"]) for side in ("first", "second")] == [
+        (False, True), (True, False)
+    ]  # fmt: skip
+
+
 def test_a_probe_decides_when_the_run_is_taken_up(doubtful: Cli) -> None:
     (doubtful.folder / "bank").write_text("a receipt")
     waits = doubtful("resume", *RUN)

@@ -76,6 +76,7 @@ def test_a_fork_goes_to_another_database_and_becomes_a_test(cli: Cli) -> None:
     assert (shown["status"], shown["forked_from"]["run_id"]) == ("succeeded", "one")
     done = cli("export", "f", "flows.py:fine", "--as-test", "--db", "b.db", "--json")
     assert (done.code, done.json["difference"]) == (0, None)
+    assert "Run it with: pytest test_fine.py (pip install pytest)" in done.err
     done = pytest_in(cli, "test_fine.py")
     assert (done.code, "1 passed" in done.out) == (0, True), done.out
 
@@ -106,8 +107,8 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
         "run='is_short' is no tool",
     ),
     "no file": (("import", "nothing.jsonl"), 4, "there is no file nothing.jsonl"),
-    "a directory to read": (("import", "."), 2, "cannot be read"),
-    "another file": (("import", "flows.py"), 2, "flows.py: line 1 cannot be read"),
+    "a directory to read": (("import", "."), 2, r"\.: cannot be read: Is a directory\.$"),
+    "another file": (("import", "flows.py"), 2, "flows.py: line 1: this is no exported run"),
     "an id that is there": (("import", "one.jsonl"), 78, "has a run 'one' already"),
     "an id that is no name": (("import", "one.jsonl", "--as", "a/b"), 2, "--as 'a/b'"),
     "a cut file": (("import", "cut.jsonl", "--as", "x"), 2, "cut off.*Nothing was imported"),

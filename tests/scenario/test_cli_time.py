@@ -63,6 +63,31 @@ def sending(topic: Ref[Topic]) -> Ref[Report]:
     return send(ask(shorten(gather(topic))))
 '''
 
+PLANS = """
+from flowkit import Context, Ref, workflow
+from flowkit.nodes import Findings, Plan, planner, tool
+
+
+@tool
+async def glance(ctx: Context, text: str) -> str:
+    return text
+
+
+@tool
+async def book(ctx: Context, found: Findings) -> str:
+    return " ".join(map(str, found.values()))
+
+
+@planner(tools=[glance])
+async def seek(ctx: Context, text: str) -> Plan:
+    return Plan([glance.step(text, id="look")])
+
+
+@workflow
+def planning(text: Ref[str]) -> Ref[str]:
+    return book(seek(text))
+"""
+
 TARGET = "steps.py:sending"
 
 
@@ -429,6 +454,18 @@ def test_a_bad_fork_is_one_line_and_makes_nothing(cli: Cli, part: int) -> None:
         ref, *options = args
         refused(cli, code, "fork", ref, TARGET, *options, says=says)
     assert len(cli("ls", "--json").out.splitlines()) == 1
+
+
+def test_a_planned_step_is_suggested_by_its_own_name(cli: Cli) -> None:
+    (cli.folder / "plans.py").write_text(PLANS)
+    cli("run", "plans.py:planning", "-i", '"x"', "--run-id", "p", "-q")
+    for command in (
+        ("show", "p", "--step", "look"),
+        ("fork", "p", "plans.py:planning", "--at", "look"),
+    ):
+        done = cli(*command)
+        assert done.code == 4
+        assert "no step 'look'. Did you mean seek/t1/look?" in done.err
 
 
 def test_a_fork_needs_its_code_and_steps_that_have_begun(cli: Cli) -> None:

@@ -128,6 +128,13 @@ async def test_every_step_can_be_forked_from_and_gives_the_same_result() -> None
             assert len(ran(log)) == len(set(ran(log))), key
 
 
+async def test_a_planned_step_is_suggested_by_its_own_name() -> None:
+    async with running(memory(), Log(), workflows=[whole]) as engine:
+        await engine.run(whole, 2, run_id="r")
+        with pytest.raises(ResumeError, match="Did you mean 'plan/t1/x' or 'plan/t2/x'"):
+            await engine.fork("r", at="x")
+
+
 async def test_a_fork_copies_nothing_and_leaves_the_other_run_alone() -> None:
     log = Log()
     async with running(store := memory(), log, workflows=[whole]) as engine:
