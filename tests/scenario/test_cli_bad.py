@@ -49,7 +49,7 @@ INPUTS: list[tuple[list[str], str]] = [
         ["-i", "text=x", "-i", '{"text": "y"}'],
         "a whole input after key=value, which would be dropped",
     ),
-    (["-i", "text=x", "--budget", "steps_max=-1"], "--budget: steps_max=-1 must be above 0."),
+    (["-i", "text=x", "--budget", "steps_max=-1"], "--budget: Budget: steps_max=-1: above 0."),
     (["-i", "text=x", "--budget", "steps_max=x"], "steps_max: Input should be a valid integer"),
     ([], "needs an input of type Topic (text, times?, tags?): give --input or --example"),
     (["-i", "text=x", "--deadline-s", "-1"], "--deadline-s takes seconds above 0"),
