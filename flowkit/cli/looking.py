@@ -184,6 +184,7 @@ def show_run(
             whole = await run_data(journal.record, state, store, forked)
             whole |= {
                 "driven": is_driven(journal.record),
+                "messages_wait": await _messages_wait(store, journal.record),
                 "input": await raw_input(state, store),
                 "attempts": sum(view.attempts for view in state.views()),
                 "steps": [view_data(view) for view in state.views()],
@@ -193,7 +194,8 @@ def show_run(
                 whole["events"] = [await event_data(store, event) for event in journal.events]
             print(to_json(whole))
         else:
-            print_run(journal.record, state, database, talk, forked)
+            inbox = await _messages_wait(store, journal.record)
+            print_run(journal.record, state, database, talk, forked, inbox=inbox)
             if events:
                 await print_events(journal.events, store)
         return 0
@@ -201,8 +203,21 @@ def show_run(
     return on_store(database, work)
 
 
+async def _messages_wait(store: SqlStore, record: RunRecord) -> bool:
+    """Whether somebody has said something to the run that nobody has taken over yet."""
+    if record.status in FINAL:
+        return False
+    return bool(await store.runs(RunQuery(run_id=record.run_id, messages=True, limit=1)))
+
+
 def print_run(
-    record: RunRecord, state: State, database: Database, talk: Talk, forked: Lineage | None
+    record: RunRecord,
+    state: State,
+    database: Database,
+    talk: Talk,
+    forked: Lineage | None,
+    *,
+    inbox: bool = False,
 ) -> None:
     """Header, final error, steps, what models used, and what to do next."""
     views = state.views()
@@ -221,6 +236,9 @@ def print_run(
     ]
     if forked is not None:
         lines[2:2] = lineage_lines(forked)
+    if inbox:
+        text = "a signal, a cancellation or a decision, recorded; whoever goes on with the run takes it"
+        lines.append(("inbox", text))
     error = failure(state)
     if error is not None:
         lines.append(("error", str(error)))

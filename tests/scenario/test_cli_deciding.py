@@ -54,6 +54,22 @@ def test_each_of_several_unknown_steps_is_decided_on_by_its_key(doubtful: Cli) -
     assert sorted(doubtful.effects("r")) == ["card", "cash", "cash"]
 
 
+def test_show_tells_that_something_was_said_to_the_run(tmp_path: Path) -> None:
+    cli = Cli.made(tmp_path)
+    cli("run", "flows.py:asking", "-i", "text=x", "--run-id", "w", "-q")
+    assert "inbox:" not in cli("show", "w").out
+    assert cli("show", "w", "--json").json["messages_wait"] is False
+    for message in (("signal", "w", "approve", '"yes"'), ("cancel", "w")):
+        cli(*message)
+        assert (
+            "inbox:      a signal, a cancellation or a decision, recorded" in cli("show", "w").out
+        )
+        assert cli("show", "w", "--json").json["messages_wait"] is True
+    cli("resume", "w", "flows.py:asking", "-q")
+    assert "inbox:" not in cli("show", "w").out
+    assert cli("show", "w", "--json").json["messages_wait"] is False
+
+
 def test_who_decides_is_not_told_to_go_on_by_another_command(doubtful: Cli) -> None:
     for done in (doubtful("resume", *RUN), doubtful("show", "r")):
         assert "find out, then decide: flowkit resume r" in done.out + done.err
