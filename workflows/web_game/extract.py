@@ -14,6 +14,7 @@ POLICY = (
 
 _OPENS = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*$")
 _HEAD = re.compile(r"<head(?:\s[^>]*)?>", re.IGNORECASE)
+_TYPE = re.compile(r"^\s*(?:<!--.*?-->\s*)*<!doctype html[^>]*>", re.IGNORECASE | re.DOTALL)
 _START = re.compile(r"\s*(?:<!--.*?-->\s*)*<!doctype html", re.IGNORECASE | re.DOTALL)
 
 
@@ -74,6 +75,10 @@ def _checked(html: str) -> str:
 
 
 def sealed(html: str) -> str:
-    """The page with a content security policy as the first thing in its head."""
+    """The page with a content security policy before anything else in it.
+
+    It stands right after the document type, where every parser begins the head with it: before a text that
+    looks like a head, as in a comment, it cannot be put by mistake.
+    """
     tag = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    return _HEAD.sub(lambda found: f"{found[0]}\n{tag}", html, count=1)
+    return _TYPE.sub(lambda found: f"{found[0]}\n{tag}", html, count=1)

@@ -44,7 +44,7 @@ LAYOUT = """(() => {
   const places = {};
   for (const s of %s) places[s] = all(s).map(seen);
   const names = all('[data-cell]').map((e) => e.getAttribute('data-cell'));
-  return { wide: innerWidth, content: Math.max(document.documentElement.scrollWidth, document.body.scrollWidth),
+  return { content: Math.max(document.documentElement.scrollWidth, document.body.scrollWidth),
     names, places, cells: all('[data-cell]').map(seen) };
 })()"""
 
@@ -109,6 +109,11 @@ class Board:
         frame = self._cdp.send("Page.getFrameTree")["frameTree"]["frame"]["id"]
         made = self._cdp.send("Page.createIsolatedWorld", {"frameId": frame})
         self._world = made["executionContextId"]
+
+    @property
+    def wide(self) -> int:
+        """The window's width. A phone's browser makes the page's own idea of it as wide as the content."""
+        return int(self.page.viewport_size["width"])
 
     @property
     def browser(self) -> str:

@@ -29,7 +29,7 @@ import anyio.to_thread
 
 from flowkit.workflows.web_game.values import Fault
 
-SILENCE_S = 20.0
+SILENCE_S = 15.0
 """How long nothing may be heard of a player: longer than any wait of its own."""
 
 WHOLE_S = 150.0
@@ -144,7 +144,7 @@ class Heard:
 async def played(program: Path, html: str, *, only: Sequence[str] = ()) -> tuple[Heard, Way | None]:
     """Have the page played, in the most confined way that this machine can; None if in none.
 
-    `only` these checks, by name; by default all.
+    `only` these checks, such as "phone: fits"; by default all.
     """
     troubles: list[str] = []
     for way in ways():
@@ -182,8 +182,7 @@ async def _session(order: Mapping[str, Any], home: Path) -> Heard:
     try:
         assert process.stdin is not None
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await process.stdin.send(json.dumps(order).encode())
-            await process.stdin.aclose()
+            await process.stdin.send(json.dumps(order).encode() + b"\n")  # its end would be ours
         await _listen(process, heard)
     finally:
         with anyio.CancelScope(shield=True):

@@ -41,14 +41,11 @@ START: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def alternate(board: Board, cells: Sequence[Cell]) -> None:
-    """Place stones in turn, black first; each must be there before the next."""
-    for number, (row, column) in enumerate(cells):
+def alternate(board: Board, cells: Sequence[Cell], **also: Any) -> None:
+    """Place stones in turn, black first; each must be there before the next, and what else is wanted."""
+    for number, (row, column) in enumerate(cells, 1):
         board.put(row, column)
-        who = ("black", "white")[number % 2]
-        stones = board.expect(stones={**_placed(cells[: number + 1])})["stones"]
-        if stones.get(f"{row},{column}") != who:
-            raise Wrong(board.did, f"a {who} stone", str(stones))
+        board.expect(stones=_placed(cells[:number]), **also)
 
 
 def _placed(cells: Sequence[Cell]) -> dict[str, str]:
@@ -76,7 +73,7 @@ def opens(board: Board) -> None:
 def fits(board: Board) -> None:
     """Everything is inside the window's width, visible, and large enough to hit."""
     found = board.read(LAYOUT % json.dumps([*BARS, *BUTTONS]))
-    wide = found["wide"]
+    wide = board.wide
     did = f"opened the page, {wide} pixels wide"
     if found["content"] > wide + 1:
         raise Wrong(did, "no scrolling sideways", f"the content is {found['content']} pixels wide")
@@ -148,10 +145,9 @@ def wins_antidiagonal(board: Board) -> None:
 
 def no_false_win(board: Board) -> None:
     """Four with a gap are none, nor is a row that goes on in the next one."""
-    black = [(3, 13), (3, 14), (4, 0), (4, 1), (4, 2), (10, 5), (10, 6), (10, 7), (10, 9), (10, 10)]
+    black = [(3, 13), (4, 0), (4, 1), (4, 2), (3, 14), (10, 5), (10, 6), (10, 7), (10, 9), (10, 10)]
     white = [(0, 0), (0, 2), (0, 4), (0, 6), (0, 8), (14, 0), (14, 2), (14, 4), (14, 6), (14, 8)]
-    alternate(board, [cell for pair in zip(black, white, strict=True) for cell in pair])
-    board.expect(winner="", turn="black")
+    alternate(board, [cell for pair in zip(black, white, strict=True) for cell in pair], winner="")
 
 
 # ---- skills

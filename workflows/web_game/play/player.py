@@ -1,22 +1,24 @@
 """The player: a process of its own that opens a stranger's page in Chromium, plays it, and tells.
 
-Started by `browser.py` as `python -m flowkit.workflows.web_game.play.player`. On stdin one JSON object
-(`html`, `program`, `sandbox`, `home`, `only`); on stdout a JSON object a line, as things happen, so that whoever ends a
-player that hangs knows at what.
+Started by `browser.py` as `python -m flowkit.workflows.web_game.play.player`. On stdin a line of JSON
+(`html`, `program`, `sandbox`, `home`, `only`), and its end when the host is gone; on stdout an object a line, as
+things happen, so that whoever ends a player that hangs knows at what.
 
 The page has no network: every request but that for the page itself is refused and told, names do not
-resolve, the proxy is a port where nobody listens, and the page's policy says the same.
+resolve, and the proxy is a port where nobody listens. The page's own policy, which goes with it, says the same.
 """
 
 from __future__ import annotations
 
 import base64
+import ctypes
 import json
+import os
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
-from flowkit.workflows.web_game.extract import POLICY
 from flowkit.workflows.web_game.play.board import STORED, Board, Wrong
 from flowkit.workflows.web_game.play.checks import DESKTOP, PHONE, Check
 
@@ -76,8 +78,7 @@ class Tab:
     def _serve(self, route: Any) -> None:
         request = route.request
         if request.url == URL and request.is_navigation_request():
-            headers = {"Content-Security-Policy": POLICY, "Content-Type": "text/html;charset=utf-8"}
-            route.fulfill(status=200, headers=headers, body=self._html)
+            route.fulfill(status=200, content_type="text/html;charset=utf-8", body=self._html)
             return
         if not request.url.endswith("/favicon.ico"):
             self.noise("network", "no request", f"it asked for {request.url[:200]}")
@@ -132,8 +133,8 @@ class Tab:
         tell(shot={"name": f"{name}.png", "png": base64.b64encode(png).decode()})
         return f"{name}.png"
 
-    def play(self, checks: Mapping[str, Check]) -> None:
-        """Every check; what was wrong is told as it is found."""
+    def play(self, checks: Mapping[str, Check]) -> bool:
+        """Every check; what was wrong is told as it is found. False for a page that answers no more."""
         from playwright.sync_api import Error
 
         for name, check in checks.items():
@@ -147,17 +148,14 @@ class Tab:
                 self.fault(name, wrong.expected, wrong.seen, picture=shown)
             except Error as error:
                 self.fault(name, "a page that answers", str(error).splitlines()[0], picture="")
-                if self.page.is_closed():
-                    return
+                return False
             if self.faults == before:
                 tell(passed=f"{self.where}: {name}")
-            if name == "opens" and self.faults > before:
-                return  # without the board nothing else can be played
-        try:
-            if kept := self.board.read(STORED):
-                self.noise("storage", "nothing is stored", str(kept))
-        except Error as error:
-            self.fault("closes", "a page that answers", str(error).splitlines()[0], picture="")
+            elif name == "opens":
+                break  # without the board nothing else can be played
+        if kept := self.board.read(STORED):
+            self.noise("storage", "nothing is stored", str(kept))
+        return True
 
     def show(self) -> None:
         """A picture of a game in the middle, for the report."""
@@ -173,12 +171,31 @@ class Tab:
         self.picture(self.where)
 
 
+def end_with_host() -> None:
+    """When the host is gone, so are we, and with our pipes the driver and the browser."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def adopt() -> None:
+    """Have what the browser leaves behind as children of ours, so that the host finds it to end it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
 def main() -> None:
-    order: dict[str, Any] = json.load(sys.stdin)
+    order: dict[str, Any] = json.loads(sys.stdin.readline())
+    host = threading.Thread(target=end_with_host, daemon=True)
+    host.start()
+    adopt()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         for where, checks in (("desktop", DESKTOP), ("phone", PHONE)):
+            only = order["only"] or [f"{where}: {name}" for name in checks]
+            wanted = {name: each for name, each in checks.items() if f"{where}: {name}" in only}
+            if not wanted:
+                continue
             context = playwright.chromium.launch_persistent_context(
                 f"{order['home']}/{where}",
                 executable_path=order["program"],
@@ -191,12 +208,13 @@ def main() -> None:
                 **WIDTHS[where],
             )
             tab = Tab(context, where, order["html"])
-            only = order["only"] or checks
-            tab.play({name: check for name, check in checks.items() if name in only})
+            if not tab.play(wanted):
+                break
             if not tab.faults and not order["only"]:
                 tab.show()
             context.close()
         tell(end=True)
+        host.join()  # whoever began this ends it
 
 
 if __name__ == "__main__":
