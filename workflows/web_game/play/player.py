@@ -14,6 +14,7 @@ import base64
 import ctypes
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Mapping
@@ -171,9 +172,10 @@ class Tab:
         self.picture(self.where)
 
 
-def end_with_host() -> None:
-    """When the host is gone, so are we, and with our pipes the driver and the browser."""
+def end_with_host(home: str) -> None:
+    """When the host is gone, so are we and the profiles, and with our pipes the driver and the browser."""
     sys.stdin.read()
+    shutil.rmtree(home, ignore_errors=True)
     os._exit(1)
 
 
@@ -185,7 +187,7 @@ def adopt() -> None:
 
 def main() -> None:
     order: dict[str, Any] = json.loads(sys.stdin.readline())
-    host = threading.Thread(target=end_with_host, daemon=True)
+    host = threading.Thread(target=end_with_host, args=(order["home"],), daemon=True)
     host.start()
     adopt()
     from playwright.sync_api import sync_playwright
