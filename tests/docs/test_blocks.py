@@ -29,6 +29,7 @@ PAGES = [
     "docs/tools.md",
     "docs/upkeep.md",
     "docs/time_travel.md",
+    "docs/web_game.md",
 ]
 
 
