@@ -52,7 +52,7 @@ async def main(database: str, folder: Path) -> None:
             ]
         )
     )
-    work = flow(mcp_tools(server_in(folder), folder / "lock.json"))
+    work = flow(mcp_tools(server_in(folder), folder / "lock.json", trust={"reads_private": False}))
     async with (
         McpConnections() as mcp,
         Engine(SqlStore(database), workflows=[work], model=model, resources=[mcp]) as engine,
