@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from flowkit.cli.targets import Target
 from flowkit.cli.text import clean, counted, to_json
 from flowkit.errors import RunNotFound
 from flowkit.events import FINAL
+from flowkit.hosting import misfits
 from flowkit.ports import Journal, RunRecord
 from flowkit.rewind import Fold
 from flowkit.store import SqlStore
@@ -76,7 +77,7 @@ def check_code(
     journal = load_journal(database, record.run_id)
     goes_on = journal.record.status not in FINAL or command == "retry"
     if goes_on and not is_driven(journal.record):
-        plans = _plans(journal, target)
+        plans = _plans(database, journal, target)
         plan = plans[on_change]
         if plan.refusal:
             tail = command_tail(record, database, target.text)
@@ -99,12 +100,18 @@ def check_existing(
     return check_code(database, record, target, on_change, "resume")
 
 
-def _plans(journal: Journal, target: Target) -> dict[OnChange, ResumePlan]:
-    folded, record = Fold().apply_all(journal.events), journal.record
-    graph = target.workflow.bound()
+def _plans(database: Database, journal: Journal, target: Target) -> dict[OnChange, ResumePlan]:
+    folded, record, flow = Fold().apply_all(journal.events), journal.record, target.workflow
+    probed = [name for name, node in flow.nodes.items() if node.probe is not None]
+
+    async def unfit(store: SqlStore) -> dict[OnChange, Sequence[str]]:
+        return {each: await misfits(folded, flow, each, store) for each in POLICIES.values()}
+
     return {
-        policy: plan_resume(record.run_id, record.status, folded, graph, policy)
-        for policy in POLICIES.values()
+        policy: plan_resume(
+            record.run_id, record.status, folded, flow.bound(), policy, probed=probed, misfits=found
+        )
+        for policy, found in on_store(database, unfit).items()
     }
 
 
@@ -149,7 +156,7 @@ def dry_run(
 ) -> int:
     """Tell what a resume would do with each step; nothing runs, nothing is written."""
     journal = load_journal(database, record.run_id)
-    plans = _plans(journal, target)
+    plans = _plans(database, journal, target)
     plan, driven = plans[on_change], is_driven(journal.record) and record.status not in FINAL
     code = CONFIGURATION if plan.refusal else TRY_LATER if driven else SUCCESS
     ways = _ways(plans)

@@ -118,3 +118,13 @@ def test_a_wrong_decision_says_what_is_wrong_and_changes_nothing(doubtful: Cli) 
     assert journal(doubtful) == before
     assert doubtful("resume", *RUN, *cash, "--fail").code == 1
     refused(doubtful("resume", *RUN, *cash, "--repeat"), "it is failed", "flowkit retry r")
+
+
+def test_a_dry_run_right_after_a_crash_says_whose_probe_is_asked(doubtful: Cli) -> None:
+    """Nobody has taken the run up yet, so its journal ends with the intents."""
+    told = doubtful("resume", *RUN, "--dry-run")
+    lines = {line.split()[0]: line for line in told.out.splitlines() if line.strip()}
+    assert lines["card"].endswith("its outcome is unknown: its probe is asked")
+    assert "blocked" in lines["cash"]
+    assert "decide on it" in lines["cash"]
+    assert "begun" in doubtful("show", "r").out
