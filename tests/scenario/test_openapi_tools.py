@@ -220,7 +220,7 @@ def test_what_only_answers_have_is_left_out_and_a_schema_may_hold_itself() -> No
     assert list(schema["$defs"]["Address"]["properties"]) == ["city"]
     assert schema["$defs"]["Customer"]["properties"]["parent"] == {"$ref": "#/$defs/Customer"}
     tool.check({"name": "Ann", "parent": {"name": "Bob", "parent": {"name": "Cy"}}})
-    with pytest.raises(Exception, match=r"\$\.parent\.parent"):
+    with pytest.raises(Exception, match=r"parent\.parent: "):
         tool.check({"name": "Ann", "parent": {"name": "Bob", "parent": {}}})
     # Told, not run: it would take for ever.
     assert schema["properties"]["name"]["description"] == "(pattern: ^(a+)+$|.*)"
@@ -726,7 +726,7 @@ BAD: list[tuple[Any, str]] = [
     (getting(parameters=7), "no list"),
     (getting(parameters=[{"name": "a", "in": "query", "style": "simple"}]), "style 'simple'"),
     (getting(parameters=[{"name": "a\r\nb", "in": "header"}]), "no name that a header"),
-    (getting(parameters=[{"name": "a", "in": "query", "schema": {"type": "text"}}]), "is none"),
+    (getting(parameters=[{"name": "a", "in": "query", "schema": {"type": "text"}}]), "schema cannot be used"),
     (getting(parameters=[{"$ref": "#/nowhere"}]), "leads nowhere"),
     (getting(parameters=[{"$ref": "file:///etc/passwd#/a"}]), "leads out of the document.*Bundle"),
     (post_of({"$ref": "file:///etc/passwd"}), "leads out of the document"),
