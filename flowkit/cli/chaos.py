@@ -10,7 +10,7 @@ from typing import Any, cast
 import anyio
 
 from flowkit.cli import exits
-from flowkit.cli.driving import model_for
+from flowkit.cli.driving import entered, model_for
 from flowkit.cli.exits import Problem, say
 from flowkit.cli.table import Column, print_table
 from flowkit.cli.targets import Target
@@ -73,11 +73,12 @@ def unleash(  # noqa: PLR0913  (a command and its options)
             say(f"{len(done)} faults, {sum(each.violates for each in done)} violations")
 
     async def go() -> CrashReport:
-        return await crash_everywhere(
-            target.workflow, value, model=model, signals=signals, ignore=ignored, faults=kinds,
-            ledger=outside, limit=limit, timeout_s=timeout_s, on_crash=tell, check=False,
-            run_id=run_id,
-        )  # fmt: skip
+        async with entered(target.resources) as resources:
+            return await crash_everywhere(
+                target.workflow, value, model=model, resources=resources, signals=signals,
+                ignore=ignored, faults=kinds, ledger=outside, limit=limit, timeout_s=timeout_s,
+                on_crash=tell, check=False, run_id=run_id,
+            )  # fmt: skip
 
     with contextlib.redirect_stdout(sys.stderr):  # what nodes print is no data
         try:

@@ -15,7 +15,7 @@ import anyio
 import flowkit.events as ev
 from flowkit.asking import CONTEXT_TOKENS
 from flowkit.cli.config import Database
-from flowkit.cli.driving import model_for
+from flowkit.cli.driving import entered, model_for
 from flowkit.cli.exits import SUCCESS, Problem, say
 from flowkit.cli.looking import find_run, on_store
 from flowkit.cli.runfile import new_file, refuse_present, tell, write_whole
@@ -98,7 +98,11 @@ async def _replay(
     model = model_for(target)
     window = model.context_tokens if isinstance(model, Windowed) else CONTEXT_TOKENS
     try:
-        return await requests_of(target.workflow, recording, run=run, models=[(model.name, window)])
+        async with entered(target.resources if run else ()) as resources:
+            return await requests_of(
+                target.workflow, recording, run=run, resources=resources,
+                models=[(model.name, window)],
+            )  # fmt: skip
     finally:
         close = getattr(model, "aclose", None)
         if close is not None:
@@ -111,6 +115,11 @@ def _advice(
     lines = [f"test: {clean(path)}. Run it with: pytest {clean(path)} (pip install pytest)"]
     if replayed.difference:
         lines.append(f"it fails already with the present code: {replayed.difference}")
+    if run and target.resources:
+        lines.append(
+            f"what the test runs may need the resources of {target.module.__name__}: give them to it, "
+            "replay(..., resources=...)."
+        )
     asking = _asking(target, recording)
     if left := [name for name in asking if name not in run]:
         lines.append(

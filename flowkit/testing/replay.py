@@ -102,13 +102,14 @@ async def requests_of(
     *,
     run: Collection[AnyNode | str] = (),
     models: Models = (),
+    resources: Sequence[object] = (),
 ) -> tuple[Replay[R], list[Mapping[str, Any]]]:
     """A replay, and the notes with which a recording can tell its requests in words.
 
     A journal has only hashes of requests; the code that made them makes them again. Those that come out
     otherwise are left out.
     """
-    made, playback = await _replayed(workflow, recording, run, (), (), TIMEOUT_S, models)
+    made, playback = await _replayed(workflow, recording, run, resources, (), TIMEOUT_S, models)
     known = {
         (at, cast(ev.ModelAnswered, event.payload).request)
         for at, found in playback.recorded.answers.items()

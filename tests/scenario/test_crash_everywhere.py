@@ -293,7 +293,11 @@ def broken(text: Ref[str]) -> Ref[int]:
 
 
 def chaos(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "flowkit", "chaos", *arguments]
+    return flowkit(cwd, "chaos", *arguments)
+
+
+def flowkit(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "flowkit", *arguments]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(cwd)}
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
@@ -352,6 +356,45 @@ def test_a_charge_that_happens_twice_is_found_with_a_ledger(tmp_path: Path) -> N
     wrong = chaos(tmp_path, "shop.py", "--input", "5", "--ledger", "nope")
     assert wrong.returncode == 2
     assert "shop has no function of that name" in wrong.stderr
+
+
+EQUIPPED = """
+from flowkit import Context, Ref, workflow
+from flowkit.nodes import tool
+
+class Desk:
+    ready = False
+
+    async def __aenter__(self) -> "Desk":
+        self.ready = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.ready = False
+
+RESOURCES = [Desk()]
+
+@tool
+async def look(ctx: Context, n: int) -> bool:
+    return ctx.resource(Desk).ready
+
+@workflow
+def looking(n: Ref[int]) -> Ref[bool]:
+    return look(n)
+"""
+
+
+def test_the_commands_that_run_tools_give_them_the_module_s_resources(tmp_path: Path) -> None:
+    (tmp_path / "desk.py").write_text(EQUIPPED)
+    done = chaos(tmp_path, "desk.py", "--input", "5", "--faults", "kill")
+    assert (done.returncode, done.stdout.splitlines()[-1].endswith("0 violations")) == (0, True)
+    at = ("desk.py", "--db", "a.db")
+    done = flowkit(tmp_path, "run", *at, "--input", "5", "--run-id", "a")
+    assert done.returncode == 0, done.stderr
+    done = flowkit(tmp_path, "export", "a", *at, "--as-test", "--run", "look")
+    assert done.returncode == 0, done.stderr
+    assert "give them to it, replay(..., resources=...)" in done.stderr
+    assert "fails already" not in done.stderr
 
 
 def test_the_command_says_that_tools_run_and_which_path_is_no_field(tmp_path: Path) -> None:
