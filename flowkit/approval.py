@@ -65,7 +65,7 @@ def questions(state: State, starting: Iterable[Slot], now: float) -> Iterator[Fa
     """What must be asked before any of these steps may begin an attempt at a time (Unix time)."""
     for slot in starting:
         trust = state.nodes[slot.node].trust
-        if trust.may_ask and slot.status != "unknown" and not _begun(slot) and why(trust, state):
+        if trust.may_ask and not _begun(slot, trust) and why(trust, state):
             bound = combine([slot.node, state.input_hash(slot)])[:16]
             start = f"{APPROVAL}{slot.exec}/{bound}/"
             if not any(_holds(wait, start, now) for wait in slot.waits or ()):
@@ -81,9 +81,15 @@ def _holds(wait: Wait, start: str, now: float) -> bool:
     return fits and not wait.denial() and wait.until is not None and now <= wait.until
 
 
-def _begun(slot: Slot) -> bool:
-    """Whether an attempt is under way, which only waits or was interrupted."""
-    return bool(slot.calls) or any(wait.reason != "approval" for wait in slot.waits or ())
+def _begun(slot: Slot, trust: Trust) -> bool:
+    """Whether the step has begun as it is now, so that nothing is left to agree to.
+
+    An attempt is under way, and only waits or was interrupted; or an effect's outcome is asked for; or
+    it is tried again, with inputs that are older than what its own failure brought into the run.
+    """
+    waits = any(wait.reason != "approval" for wait in slot.waits or ())
+    again = slot.tries > 0 and trust.approve.when != "always"
+    return bool(slot.calls) or waits or slot.status == "unknown" or again
 
 
 def open_questions(state: State) -> list[Question]:

@@ -176,9 +176,7 @@ class Driver(Commits):
 
         A durable wait is not waited for: it goes on where the run is taken up.
         """
-        for key, flight in self._flights.items():
-            if key in self.state.parked:
-                flight.cut("released")
+        self._stop_parked("released")
         with anyio.move_on_after(self.kit.grace_s):
             while self._flights and self.state.ended is None:
                 await self._wake.wait()
@@ -209,7 +207,8 @@ class Driver(Commits):
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
         await self.begun.wait()
-        if self.broken is not None and self.state.ended is None:
+        ended = self.state.ended is not None and self._durable == self.state.seq  # on disk
+        if self.broken is not None and not ended:
             raise self.broken
 
     async def result(self) -> Any:
@@ -330,6 +329,8 @@ class Driver(Commits):
         woken = before.due != commands.due or before.idle != commands.idle
         if commands.stop:
             self._stop_all(commands.stop)
+        elif self.state.failure is not None or self.state.ended is not None:
+            self._stop_parked("failed")  # else others may wait for their room, or all for a signal
         # Messages that came with the append are folded first: a cancel comes before any new start.
         held = self._draining or self._unloading or self._inbox
         self._start(() if held else commands.starts, self._resting)
@@ -361,6 +362,10 @@ class Driver(Commits):
     def _stop_all(self, why: str) -> None:
         for flight in self._flights.values():
             flight.cut(why)
+
+    def _stop_parked(self, why: str) -> None:
+        for key in self._flights.keys() & self.state.parked.keys():
+            self._flights[key].cut(why)
 
     # ---- attempts
 

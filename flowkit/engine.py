@@ -467,6 +467,10 @@ def _checked(on_change: OnChange | None) -> OnChange | None:
 
 
 def _artifacts_of(store: Store) -> Artifacts:
+    if not hasattr(store, "append"):
+        raise FlowkitError(
+            f"{store!r} is no store: Engine(SqlStore(path or URL), ...), or Engine(MemoryStore(), ...)."
+        )
     if not (hasattr(store, "put") and hasattr(store, "get")):
         raise FlowkitError(
             "this store keeps no artifacts: Engine(..., artifacts=...) names one that does."

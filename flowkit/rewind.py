@@ -96,10 +96,8 @@ def rewind(folded: Fold, event: Event, rewound: ev.Rewound) -> Rewinding:
     state.seq, state.at = event.seq, event.at
     state.model = rewound.model or folded.state.model
     if rewound.run:
-        state.signals.clear()  # an approval is given to one run
-        begun = (slot for slot in state.by_exec.values() if slot.intent or slot.status == "unknown")
-        state.foreign |= {slot.exec for slot in begun}
-        state.reopen_failed(event)
+        live.append(replace(event, payload=rewound))  # who rewinds again begins the fork here, too
+        state.refold(live[-1])
     else:
         _carry_over(folded.state, state, dropped, event.seq)
     return Rewinding(state, live, dropped)

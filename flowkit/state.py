@@ -133,7 +133,7 @@ class State(Waits):
         self.at = event.at
         kind = type(event.payload)
         self._HANDLERS[kind](self, event, event.payload)
-        if kind is not ev.Claimed:
+        if kind is not ev.Claimed and kind is not ev.Rewound:
             self.claims = 0
             self.suspended = kind is ev.Waiting and not event.key
 
@@ -370,6 +370,12 @@ class State(Waits):
             if slot.status == "failed" and (slot.planner() is None or slot.exec == cause):
                 self.revive(slot)
 
+    def _forked(self, event: Event, p: ev.Rewound) -> None:
+        self.signals.clear()  # an approval is given to one run
+        begun = (slot for slot in self.by_exec.values() if slot.intent or slot.status == "unknown")
+        self.foreign |= {slot.exec for slot in begun}
+        self.reopen_failed(event)
+
     def _cancel_requested(self, event: Event, p: ev.CancelRequested) -> None:
         self._consume(p.message)
         self.cancelling = True
@@ -400,6 +406,7 @@ class State(Waits):
         ev.Signalled: _signalled,
         ev.CancelRequested: _cancel_requested,
         ev.RunEnded: _run_ended,
+        ev.Rewound: _forked,
     }
 
 

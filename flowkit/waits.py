@@ -6,7 +6,7 @@ from bisect import insort
 from collections import deque
 
 import flowkit.events as ev
-from flowkit.events import Error
+from flowkit.events import Error, Fact
 from flowkit.slot import APPROVAL, Slot, Wait
 from flowkit.steps import Steps
 
@@ -69,8 +69,8 @@ class Waits(Steps):
         if denied := wait.denial():
             self.unpark(slot)
             moves = slot.alternative + 1 < len(slot.step.nodes)
-            error = Error("Denied", denied)
-            self.owe(slot, ev.AttemptFailed(error, "next" if moves else "fail"))
+            said_no = ev.AttemptFailed(Error("Denied", denied), "next" if moves else "fail")
+            self.owed.append(Fact(said_no, slot.exec, slot.alternative, slot.attempt))
             return
         wait.until = self.at + self.nodes[slot.node].trust.approve.valid_s
         self._wake(slot)

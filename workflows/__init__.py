@@ -17,6 +17,7 @@ _SHIPPED = MappingProxyType(
         "deep_research": "flowkit.workflows.deep_research:deep_research",
         "newsroom": "flowkit.workflows.newsroom:newsroom",
         "stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis",
+        "web_game": "flowkit.workflows.web_game:web_game",
     },
 )
 

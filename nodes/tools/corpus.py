@@ -87,7 +87,10 @@ class PageQuery(_Value):
 
 
 class Page(_Value):
-    """A piece of a document: each line as "number| text". `next_line` is None at its end."""
+    """A piece of a document: each line as "number| text". `next_line` is None at its end.
+
+    `note`: what a reader should know of how it was read.
+    """
 
     id: str
     title: str
@@ -96,6 +99,7 @@ class Page(_Value):
     to_line: int
     lines: int
     next_line: int | None = None
+    note: str = ""
 
 
 class Corpus:

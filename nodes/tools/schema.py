@@ -13,6 +13,7 @@ from flowkit.errors import BadArguments, DeclarationError
 from flowkit.graph import check_name
 from flowkit.node import AnyNode
 from flowkit.nodes.node import Node
+from flowkit.nodes.schemas import JsonSchema
 from flowkit.policy import Policy
 from flowkit.values import Codec, compact, parse
 
@@ -36,7 +37,7 @@ class SchemaTool(Node[dict[str, Any], R]):
     def __init__(
         self, name: str, description: str, schema: Mapping[str, Any], returns: type[R], policy: Policy
     ) -> None:  # fmt: skip
-        self.schema = _object_schema(name, schema)
+        self.schema, self._read = _object_schema(name, schema)
         takes = {"arguments": dict[str, Any]}
         AnyNode.__init__(self, check_name(name, "tool"), takes, returns, policy)
         self.description = description
@@ -51,15 +52,9 @@ class SchemaTool(Node[dict[str, Any], R]):
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Raise `BadArguments` with what the schema has against the arguments."""
-        from jsonschema import Draft202012Validator
-        from referencing import Registry
-
-        # An empty registry: a schema that points to somewhere on the net is not fetched.
-        validator: Any = Draft202012Validator(self.schema, registry=Registry())
-        for problem in validator.iter_errors(arguments):
+        if problems := self._read.problems(arguments, 1):
             raise BadArguments(
-                f"{self.name} was not called: its arguments do not fit its schema: "
-                f"{problem.json_path}: {problem.message[:240]}"
+                f"{self.name} was not called: its arguments do not fit its schema: {problems[0]}"
             )
 
 
@@ -76,10 +71,7 @@ class _Described(Codec):
         return cast("dict[str, Any]", parse(self._given))
 
 
-def _object_schema(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-
+def _object_schema(name: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], JsonSchema]:
     made: dict[str, Any] = {"type": "object", "properties": {}, **schema}
     if made["type"] != "object" or not isinstance(cast(object, made["properties"]), dict):
         raise DeclarationError(
@@ -90,9 +82,8 @@ def _object_schema(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
             f"tool {name!r}: its schema has {size:,} characters, {SCHEMA_CHARACTERS:,} are the most."
         )
     try:
-        Draft202012Validator.check_schema(made)
-    except SchemaError as error:
+        return made, JsonSchema(made)
+    except ValueError as error:
         raise DeclarationError(
-            f"tool {name!r}: what it calls a schema is none: {error.json_path}: {error.message[:240]}"
+            f"tool {name!r}: what it calls a schema cannot be used: {error}"
         ) from error
-    return made

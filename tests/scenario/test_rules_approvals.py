@@ -390,6 +390,35 @@ async def test_a_failed_read_of_a_strangers_page_counts_as_well() -> None:
         assert (await asked(engine, "r"))[0].step == "mail"
 
 
+async def test_a_step_s_own_failure_does_not_make_its_next_try_ask() -> None:
+    """But whatever comes after it does."""
+    log = Log()
+
+    @tool(reads_private=True, untrusted_output=True, external_effect=True, retries=2, backoff_s=0)
+    async def post(ctx: Context, id: int) -> int:
+        sent(ctx, str(ctx.attempt))
+        if ctx.attempt < 3:
+            raise ValueError("busy")
+        return id
+
+    @workflow
+    def flow(id: Ref[int]) -> Ref[int]:
+        return post(post(id, id="first"), id="second")
+
+    async with running(None, log) as engine:
+        handle = await engine.start(flow, 1, run_id="r")
+        (question,) = await asked(engine, "r")
+        assert question.step == "second"
+        assert log == ["first: 1", "first: 2", "first: 3"]
+        await engine.approve("r", "second", approved=False)
+        with pytest.raises(StepFailed):
+            await handle.result()
+        await engine.retry("r")
+        await asked(engine, "r")
+        await anyio.sleep(100)
+        assert len(log) == 3
+
+
 async def test_a_sub_planner_inherits_what_the_run_has_taken_in() -> None:
     """The one below never saw the page; what it was told may come from it all the same."""
     log = Log()
