@@ -87,9 +87,8 @@ def _begun(slot: Slot, trust: Trust) -> bool:
     An attempt is under way, and only waits or was interrupted; or an effect's outcome is asked for; or
     it is tried again, with inputs that are older than what its own failure brought into the run.
     """
-    waits = any(wait.reason != "approval" for wait in slot.waits or ())
-    again = slot.tries > 0 and trust.approve.when != "always"
-    return bool(slot.calls) or waits or slot.status == "unknown" or again
+    again = slot.begun == "tried" and trust.approve.when != "always"
+    return again or slot.begun == "under way" or slot.status == "unknown"
 
 
 def open_questions(state: State) -> list[Question]:

@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 import flowkit.events as ev
+from flowkit.approval import questions
 from flowkit.commits import Commits
 from flowkit.context import StepContext
 from flowkit.dsl import Workflow
@@ -420,12 +421,11 @@ class Driver(Commits):
     async def _fly(self, flight: Flight, task: int) -> None:
         """Make one attempt, unless it was stopped before."""
         try:
-            if flight.stop:
-                pass
-            elif flight.node.policy.concurrency:
+            if flight.node.policy.concurrency and not flight.stop:
                 async with self.kit.room(flight.node):
-                    await self._attempt(flight, task)
-            else:
+                    if not self._asks_first(flight):
+                        await self._attempt(flight, task)
+            elif not flight.stop:
                 await self._attempt(flight, task)
         finally:
             if flight.timeout_s is not None:
@@ -437,6 +437,13 @@ class Driver(Commits):
                 self.state.running.pop(flight.key, None)
             if flight.stop or self._draining:
                 self._wake.set()
+
+    def _asks_first(self, flight: Flight) -> bool:
+        """Give it back, if a person must be asked by now: by the time when there was room for it, an
+        approval may have grown old, or the run have taken in what asks for one."""
+        asks = any(questions(self.state, [flight.slot], self.world.now()))
+        flight.stop = flight.stop or ("asked" if asks else "")
+        return bool(flight.stop)
 
     async def _attempt(self, flight: Flight, task: int) -> None:
         node, slot = flight.node, flight.slot

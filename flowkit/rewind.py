@@ -95,6 +95,11 @@ def rewind(folded: Fold, event: Event, rewound: ev.Rewound) -> Rewinding:
         state.owed = [fact for fact in state.owed if fact.key]
     state.seq, state.at = event.seq, event.at
     state.model = rewound.model or folded.state.model
+    for slot in state.by_exec.values():
+        if slot.begun and (rewound.run or is_changed(slot.node, folded.state, state.nodes)):
+            slot.begun = (
+                ""  # an approval was asked of other code, or by the run that this is a fork of
+            )
     if rewound.run:
         live.append(replace(event, payload=rewound))  # who rewinds again begins the fork here, too
         state.refold(live[-1])
@@ -152,7 +157,7 @@ def _anew(old: State, rewound: ev.Rewound) -> frozenset[str]:
         for key, slot in old.by_exec.items()
         if slot.waits
         and slot.exec == key
-        and slot.status in ("ready", "retrying", "failed")
+        and slot.status in ("ready", "retrying", "failed", "unknown")
         and (
             is_changed(slot.node, old, now)
             or (rewound.run and any(wait.reason != "sleep" for wait in slot.waits))

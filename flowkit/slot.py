@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from flowkit.events import Error, ModelAnswered, Signalled, ToolAnswered
 from flowkit.graph import Call, Step
@@ -100,7 +100,7 @@ class Slot:
     """One logical step. Folded in place by `State`, read by everyone else."""
 
     __slots__ = (
-        "alternative", "answered", "attempts", "calls", "digest", "duration_s", "error", "errors", "exec",
+        "alternative", "answered", "attempts", "begun", "calls", "digest", "duration_s", "error", "errors", "exec",
         "feedback", "hash", "intent", "key", "left", "members", "parent", "planning", "readers", "round",
         "round_base", "since", "status", "step", "tries", "turn", "unmet", "value", "verifiers", "waits",
     )  # fmt: skip
@@ -121,6 +121,9 @@ class Slot:
         """Failed tries of this alternative in its present allowance."""
         self.attempts: dict[int, int] = {}
         """Attempts that have ended, by alternative."""
+        self.begun: Literal["", "tried", "under way"] = ""
+        """Whether this alternative was tried, in this round, since it may start as it is now; an attempt is
+        seen to be under way by what it has called or waited for."""
         # Dicts of texts: unlike sets, lists and slots the garbage collector does not visit them, and it
         # took a third of the time of a thousand runs.
         self.unmet: dict[str, None] = {}
@@ -158,6 +161,7 @@ class Slot:
     def ended_attempt(self, duration_s: float) -> None:
         self.attempts[self.alternative] = self.attempt
         self.duration_s += duration_s
+        self.begun = "tried"
         self.intent = False
         self.calls = None
         self.answered = None
@@ -170,10 +174,7 @@ class Slot:
 
     def planner(self) -> Slot | None:
         """The nearest planner whose plan this step belongs to."""
-        above = self.parent
-        while above is not None and above.planning is None:
-            above = above.parent
-        return above
+        return next((each for each in self.ancestors() if each.planning is not None), None)
 
     def find_digest(self) -> str:
         """Digest of the slot's value; of lists and findings that of their parts."""

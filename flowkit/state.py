@@ -22,6 +22,10 @@ from flowkit.values import combine, digest
 from flowkit.waits import Waits
 
 _BEGUN = {"begun": "its effect is under way, or was when its process died"}
+_DIED = "the process ended while the effect was under way"
+_BASE_S = (
+    "the run that this is a fork of had begun its effect; whether it happened is that run's to know"
+)
 
 CLAIMS_MAX = 3
 """Claims without any other event before the next claim quarantines the run."""
@@ -205,11 +209,7 @@ class State(Waits):
         self.claims += 1
         self.ask_probes()
         for slot in [slot for slot in self.ready.values() if slot.intent]:
-            base = slot.exec in self.foreign
-            why = "the process ended while the effect was under way"
-            if base:
-                why = "the run that this is a fork of had begun its effect; whether it happened is that run's to know"
-            self.owe(slot, ev.OutcomeUnknown(why))
+            self.owe(slot, ev.OutcomeUnknown(_BASE_S if slot.exec in self.foreign else _DIED))
 
     def _intent(self, event: Event, p: ev.Intent) -> None:
         self._slot(event).intent = True
@@ -220,6 +220,7 @@ class State(Waits):
         if slot.calls is None:
             slot.calls = {}
         slot.calls[p.request, p.n] = p
+        slot.begun = "under way"
         if isinstance(p, ev.ModelAnswered):
             self._model_answered(slot, event.seq, p)
         else:
@@ -253,7 +254,7 @@ class State(Waits):
                 insort(self.due, (p.retry_at or event.at, slot.exec))
             case "next":
                 slot.alternative += 1
-                slot.tries = 0
+                slot.tries, slot.begun = 0, ""
                 self.other_planner(slot)
                 self.make_ready(slot)
             case "replan":
@@ -352,6 +353,7 @@ class State(Waits):
                 self.produced(slot)
             case "repeat":
                 slot.tries = 0 if p.message else slot.tries + 1
+                slot.begun = "" if p.message else "tried"
                 self.make_ready(slot)
             case "fail":
                 self.owe(slot, ev.StepFailed(Error("OutcomeUnknown", "decided to have failed")))

@@ -24,6 +24,8 @@ class Waits(Steps):
         if slot.status == "retrying":  # it has begun, so its time to be tried again is over
             slot.status = "ready"
             self.forget_due(slot)
+        if p.reason != "approval":
+            slot.begun = "under way"
         if slot.waits is None:
             slot.waits = []
         for known in slot.open_waits():
