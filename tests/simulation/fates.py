@@ -17,6 +17,7 @@ from flowkit.events import Event
 from flowkit.nodes import Findings, Plan, planner, tool, verifier
 from flowkit.policy import Budget
 from flowkit.state import State
+from tests.simulation.guarded import guard
 from tests.simulation.process import Process
 from tests.simulation.programs import Maker, Program, Text, program, short
 
@@ -30,6 +31,7 @@ def fated(seed: int) -> Program:
     fate = own.choice((*DOOMS, *LIMITS, *LIMITS)) if own.random() < 0.5 else ""
 
     def close(maker: Maker, text: Text, output: Text) -> Text:
+        output = guard(maker, text, output)
         if fate not in DOOMS or maker.traits.fragile:
             return output
         chance, maker.chance = maker.chance, own

@@ -49,6 +49,8 @@ class World:
     """Appends from then on, up to the one that has it."""
     given_up: set[str] = field(default_factory=set[str])
     """Steps that somebody has decided to have failed."""
+    denied: set[str] = field(default_factory=set[str])
+    """Steps that somebody has said no to, if only among others."""
     faults: Counter[str] = field(default_factory=Counter[str])
     finished: set[Attempt] = field(default_factory=set[Attempt])
     """Attempts whose outcome is on disk."""

@@ -109,7 +109,7 @@ class Maker:
                 raise error()
             if late and ctx.attempt == 1:
                 await anyio.sleep(60)
-            said = await _extra(ctx, extra, name, helper, text)
+            said = await extra_work(ctx, extra, name, helper, text)
             return short(name, text, said) + "!" * (rounds(ctx) - 1) + "." * size
 
         retries = max(fails, 1 if late else 0)
@@ -360,7 +360,7 @@ class Maker:
         return output
 
 
-async def _extra(ctx: Context, extra: str, name: str, helper: AnyNode | None, text: str) -> str:
+async def extra_work(ctx: Context, extra: str, name: str, helper: AnyNode | None, text: str) -> str:
     """What a tool does beside reckoning."""
     match extra:
         case "sleep":

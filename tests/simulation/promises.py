@@ -15,6 +15,7 @@ from flowkit.state import CLAIMS_MAX, State
 from flowkit.store.rules import read_events
 from flowkit.values import digest
 from tests.scenario.kit import row_after
+from tests.simulation.guarded import NO
 from tests.simulation.process import ENDS, Attempt, Outcome, World
 from tests.simulation.programs import Program
 
@@ -134,11 +135,13 @@ def _check_same(world: World, made: Program, before: Peace, events: Sequence[Eve
     for step in world.given_up:
         text = f"step {step!r} failed: OutcomeUnknown: decided to have failed"
         wanted.add(("StepFailed", text))
+    for step in world.denied:
+        wanted.add(("StepFailed", f"step {step!r} failed: Denied: {NO}"))
     claims = sum(isinstance(event.payload, ev.Claimed) for event in events)
     left = claims > CLAIMS_MAX and world.outcome and world.outcome[0] == "RunQuarantined"
     if world.outcome not in wanted and not left:
         world.accuse(f"it came to {world.outcome}, without faults to {before.outcome}")
-    if made.traits.loose or made.traits.fragile or "once" in made.traits.kinds:
+    if made.traits.loose or made.traits.fragile or "once" in made.traits.kinds or world.denied:
         return
     now, then = attempts(events), before.attempts
     other = {each: now[each] for each in now if each in then and now[each] != then[each]}

@@ -33,6 +33,7 @@ from tests.scenario.kit import VirtualLoop
 from tests.simulation.after import look_again
 from tests.simulation.fates import LIMITS, fated, limited
 from tests.simulation.faults import Link, Lots, Oracle
+from tests.simulation.guarded import answer
 from tests.simulation.process import Died, Outcome, Process, Violation, World
 from tests.simulation.programs import Program
 from tests.simulation.promises import RUN, Peace, attempts, check, journal_of
@@ -138,6 +139,8 @@ class People:
     """When somebody cancels it."""
     give_up: bool = False
     """They decide that an effect has failed, and leave a quarantined run alone."""
+    denies: bool = False
+    """Two of them answer questions, and do not agree."""
     look_again: bool = False
     """They come back when it has ended."""
 
@@ -145,7 +148,8 @@ class People:
     def of(cls, chance: random.Random, before: Peace) -> People:
         cancels = chance.random() < 0.15
         at = chance.random() * (before.took_s * 1.3 + 1)
-        return cls(at if cancels else None, chance.random() < 0.25, chance.random() < 0.3)
+        give_up, look_again = chance.random() < 0.25, chance.random() < 0.3
+        return cls(at if cancels else None, give_up, chance.random() < 0.2, look_again)
 
 
 class Scenario:
@@ -175,6 +179,8 @@ class Scenario:
                     tasks.start_soon(self._post_signals)
                     tasks.start_soon(self._decide_unknown)
                     tasks.start_soon(self._cancel)
+                    answers = random.Random(f"answers {self.seed}")
+                    tasks.start_soon(answer, world, RUN, answers, self.people.denies)
                     async with anyio.create_task_group() as programs:
                         programs.start_soon(self._keep_alive, "a")
                         if self.standby:

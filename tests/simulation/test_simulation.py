@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,10 +18,12 @@ from flowkit.errors import StepFailed
 from flowkit.events import Fact
 from flowkit.ports import Message
 from flowkit.schedule import Commands
+from flowkit.slot import Wait
 from flowkit.state import State
 from tests.simulation.__main__ import Tally
 from tests.simulation.fates import DOOMS, LIMITS, fated
 from tests.simulation.faults import KINDS
+from tests.simulation.guarded import SHAPES
 from tests.simulation.process import Process
 from tests.simulation.rewinds import rewind
 from tests.simulation.scenario import PER_PROGRAM, People, Violation, peace, simulate
@@ -57,7 +59,8 @@ def test_every_kind_of_node_and_wait_is_drawn() -> None:
     kinds = {kind for seed in range(120) for kind in peace(seed)[0].traits.kinds}
     assert kinds >= {
         "tool", "once", "probe", "spare", "split", "check", "inner", "planner", "gather", "agent", "doubt",
-        "fragile", "sleep", "signal", "timeout", "call", "model", "late",
+        "fragile", "sleep", "signal", "timeout", "call", "model", "late", "tainted",
+        *(f"guarded {shape}" for shape in SHAPES),
     }  # fmt: skip
 
 
@@ -152,6 +155,36 @@ def test_a_broken_end_is_found(
             if told in str(violation):
                 return
     pytest.fail(f"none of {len(seeds)} scenarios has found it")
+
+
+def _nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> Iterator[Fact]:
+        return iter(())
+
+    for module in ("schedule", "drive"):
+        monkeypatch.setattr(f"flowkit.{module}.questions", none)
+
+
+def _a_no_is_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denial(self: Wait) -> str:
+        return ""
+
+    monkeypatch.setattr(Wait, "denial", denial)
+
+
+@pytest.mark.parametrize("breaks", [_nobody_is_asked, _a_no_is_a_yes])
+def test_a_step_that_begins_without_a_yes_is_found(
+    monkeypatch: pytest.MonkeyPatch, breaks: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    seeds = [
+        seed
+        for seed in range(600)
+        if any("guarded" in kind for kind in peace(seed // PER_PROGRAM)[0].traits.kinds)
+        and people(seed).denies
+    ]
+    breaks(monkeypatch)
+    with pytest.raises(Violation, match="began, and nobody had said yes"):
+        deque(map(simulate, seeds), maxlen=0)
 
 
 def play_until(
