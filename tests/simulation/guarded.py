@@ -50,8 +50,9 @@ def _source(maker: Maker, kind: str, **trust: Any) -> Any:
         ctx.resource(Process).begin(ctx, (text,))
         return short(name, text)
 
-    declare: Any = tool(name=name, **trust)
-    return declare(act)
+    declare: Any = tool
+    made: Any = declare(name=name, **trust)(act)
+    return made
 
 
 def _effect(maker: Maker, always: bool, *, fails: int, once: bool = True) -> Any:
