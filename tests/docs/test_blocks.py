@@ -22,6 +22,7 @@ PAGES = [
     "docs/models.md",
     "docs/newsroom.md",
     "docs/openapi.md",
+    "docs/operations_report.md",
     "docs/postgres.md",
     "docs/router.md",
     "docs/sandbox.md",

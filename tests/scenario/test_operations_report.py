@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import anyio
 import pytest
@@ -133,8 +133,10 @@ def says(*readings: Any, program: Any = None) -> Callable[[ModelRequest, int], A
     def script(request: ModelRequest, index: int) -> Any:
         if request.schema_name == "ChartProgram":
             return {"code": "draw_everything_by_the_model()"} if program is None else program
-        told = left.pop(0) if len(left) > 1 else left[0]
-        return directed(request, told) if isinstance(told, dict) and "findings" in told else told
+        told: Any = left.pop(0) if len(left) > 1 else left[0]
+        if not (isinstance(told, dict) and "findings" in told):
+            return cast("Any", told)
+        return directed(request, cast("dict[str, Any]", told))
 
     return script
 
@@ -378,16 +380,23 @@ async def test_a_model_that_goes_on_answering_badly_is_stood_in_for_by_rules(
     assert "Findings were computed by fixed rules, since" in text
 
 
-@pytest.mark.parametrize(
-    ("spoilt", "why"),
-    [
-        (lambda result: PythonResult(ok=False, error="NameError: name 'dat' is not defined"), "NameError"),
-        (lambda result: result.model_copy(update={"value": '{"daily.png": 5}'}), "sum up to 5"),
-        (lambda result: result.model_copy(update={"value": "True"}), "its last line is no dict"),
-        (lambda result: result.model_copy(update={"files": result.files[1:]}), "daily.png was not saved"),
-        (lambda result: result.model_copy(update={"stderr": "Glyph 26376 missing from font(s)"}), "the font lacks"),
-    ],
-)  # fmt: skip
+Spoil: TypeAlias = Callable[[PythonResult], PythonResult]
+
+
+def with_(**change: Any) -> Spoil:
+    return lambda result: result.model_copy(update=change)
+
+
+SPOILT: list[tuple[Spoil, str]] = [
+    (lambda _: PythonResult(ok=False, error="NameError: name 'dat' is not defined"), "NameError"),
+    (with_(value='{"daily.png": 5}'), "sum up to 5"),
+    (with_(value="True"), "its last line is no dict"),
+    (lambda result: with_(files=result.files[1:])(result), "daily.png was not saved"),
+    (with_(stderr="Glyph 26376 missing from font(s)"), "the font lacks"),
+]
+
+
+@pytest.mark.parametrize(("spoilt", "why"), SPOILT)
 async def test_a_chart_program_that_is_wrong_twice_gives_way_to_the_shipped_one(
     spoilt: Callable[[PythonResult], PythonResult], why: str, csv: str
 ) -> None:
