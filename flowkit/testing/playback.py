@@ -22,7 +22,7 @@ import flowkit.events as ev
 from flowkit.asking import CONTEXT_TOKENS, JournaledModel, read_answer
 from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, OnDelta, Usage
 from flowkit.dsl import Workflow
-from flowkit.errors import Fatal, Replan, Retry
+from flowkit.errors import Retry
 from flowkit.events import Error, Event, StepView
 from flowkit.node import AnyNode, Context, ModelHandle
 from flowkit.plan import Turn
@@ -30,7 +30,7 @@ from flowkit.policy import Policy, Trust
 from flowkit.ports import Windowed
 from flowkit.testing import words
 from flowkit.testing.compare import difference
-from flowkit.testing.raising import class_of, model_error, raised_as
+from flowkit.testing.raising import model_error, raised_as, raised_then, retried_after
 from flowkit.testing.recording import Asked, Called, Outcome, Recorded
 from flowkit.testing.twin import Attempt, place
 from flowkit.values import Artifact, Codec, combine, parse
@@ -83,6 +83,8 @@ class Playback:
         )
         self._at_turn: set[Attempt] = set()
         self._loose = False
+        self._delayed = False
+        """Whether a retry was not due yet, or just due, when the run ended."""
         self._moved = anyio.Event()
 
     def stands_in(self, node: AnyNode) -> bool:
@@ -134,7 +136,7 @@ class Playback:
         await self._wait_turn(at)
         self._use(outcome.event)
         if outcome.error is not None:
-            raise self._raised(outcome.node, outcome.error, outcome.then, last=outcome.last)
+            raise self._raised(at, outcome, outcome.error)
         codec, text = node.codec(), outcome.value.text if outcome.value else None
         try:
             return codec.load(text or "null") if codec is not None else None
@@ -179,7 +181,15 @@ class Playback:
                 self._loose = True
         if at in self._line:
             self._line.remove(at)
+        self._pass_time()
         self._move()
+
+    def _pass_time(self) -> None:
+        """When nothing more comes before the run's end, it is the time of that end."""
+        for seq in self.recorded.end_seqs[self.ends :][:1] if self._delayed else ():
+            if all(self.recorded.outcomes[each].event.seq > seq for each in self._line):
+                ends = (each.at for each in self.recorded.events if each.seq == seq)
+                self.now = max(self.now, *ends)
 
     def _is_next(self, at: Attempt) -> bool:
         """What ends the run comes when all has begun that was under way then: nothing new starts after it."""
@@ -197,17 +207,15 @@ class Playback:
         self._moved.set()
         self._moved = anyio.Event()
 
-    def _raised(self, node: str, error: Error, then: str, *, last: bool) -> BaseException:
+    def _raised(self, at: Attempt, outcome: Outcome, error: Error) -> BaseException:
         """A recorded error as one that has the same name, the same text, and the same consequence."""
-        given = {"fatal": Fatal, "replan": Replan}.get(then)
+        node, then, (key, alternative, attempt) = outcome.node, outcome.then, at
+        if then == "retry" and self.recorded.in_flight((key, alternative, attempt + 1)):
+            self._delayed = True
+            due = getattr(outcome.event.payload, "retry_at", None)
+            return retried_after(error, (due or self.now) - self.now)
         moves = next((on for names, on in self._fallbacks.items() if node in names), (Exception,))
-        known = {each.__name__: each for each in moves}
-        base: type[BaseException] = given or known.get(error.type) or class_of(error.type)
-        if then == "next" and not issubclass(base, moves):
-            base = moves[0]
-        if then == "fail" and not last and issubclass(base, moves):
-            base = BaseException  # it was of a class that did not move on
-        return raised_as(base, error)
+        return raised_then(error, then, last=outcome.last, moves=moves)
 
     # ---- what nodes ask
 
@@ -248,7 +256,7 @@ class Playback:
         """An attempt that failed while it asked, as by its timeout, fails there again."""
         outcome = self.recorded.outcomes.get(at)
         if outcome is not None and outcome.error is not None:
-            raise self._raised(outcome.node, outcome.error, outcome.then, last=outcome.last)
+            raise self._raised(at, outcome, outcome.error)
 
     async def called_tool(self, at: Attempt, tool: AnyNode, args: Sequence[Any]) -> AnyNode:
         """What stands for a tool in this one call of it inside a node."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 import flowkit.errors as fault
 import flowkit.events as ev
 from flowkit.chat import ChatMessage, ModelAnswer, Usage
-from flowkit.errors import BadModelAnswer, ModelError, Retry
+from flowkit.errors import BadModelAnswer, Fatal, ModelError, Replan, Retry
 from flowkit.events import Error
 
 
@@ -34,6 +34,27 @@ def raised_as(base: type[BaseException], error: Error) -> BaseException:
 
     body: dict[str, Any] = {"__init__": begin, "__str__": text}
     return cast(BaseException, type(error.type, (base,), body)())
+
+
+def raised_then(
+    error: Error, then: str, *, last: bool, moves: tuple[type[BaseException], ...]
+) -> BaseException:
+    """An error after which comes what came then. `moves`: what moves on to the next alternative."""
+    given = {"fatal": Fatal, "replan": Replan}.get(then)
+    known = {each.__name__: each for each in moves}
+    base: type[BaseException] = given or known.get(error.type) or class_of(error.type)
+    if then == "next" and not issubclass(base, moves):
+        base = moves[0]
+    if then == "fail" and not last and issubclass(base, moves):
+        base = BaseException  # it was of a class that did not move on
+    return raised_as(base, error)
+
+
+def retried_after(error: Error, after_s: float) -> BaseException:
+    """An error after which its node is tried again so many seconds later, whatever its policy says."""
+    made = raised_as(Retry, error)
+    setattr(made, "after_s", after_s)  # noqa: B010  (`raised_as` gives any error)
+    return made
 
 
 def model_error(answered: ev.ModelAnswered, error: Error) -> ModelError:
