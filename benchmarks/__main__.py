@@ -22,6 +22,7 @@ SCENARIOS = {
     "turns": "a planner's turns over HTTP: our own time and the journal's bytes as the talk grows",
     "sandbox": "a call of each sandbox for a model's Python, over a plain subprocess",
     "router": "how often the right tool is among the 8 that a router chooses of 100 and of 1,000",
+    "agentdojo": "how often a person is asked, and whether an obeyed injection gets anything out",
     "idle": "memory of 1,000 runs that wait for a signal",
 }
 

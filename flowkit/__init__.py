@@ -15,6 +15,7 @@ from flowkit.errors import (
     DeclarationError,
     Fatal,
     FlowkitError,
+    OutcomeUnknown,
     Reject,
     Rejected,
     Replan,
@@ -28,7 +29,7 @@ from flowkit.errors import (
     VersionMismatch,
 )
 from flowkit.node import Context
-from flowkit.policy import Budget
+from flowkit.policy import Approve, Budget
 from flowkit.values import Artifact
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from flowkit.handle import RunHandle
 
 __all__ = [
+    "Approve",
     "Artifact",
     "Budget",
     "BudgetExceeded",
@@ -45,6 +47,7 @@ __all__ = [
     "Engine",
     "Fatal",
     "FlowkitError",
+    "OutcomeUnknown",
     "Ref",
     "Reject",
     "Rejected",

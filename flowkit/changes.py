@@ -23,6 +23,7 @@ OnChange: TypeAlias = Literal["refuse", "rerun", "keep"]
 them are done again; they stay as they are."""
 
 ON_CHANGE: Final = ("refuse", "rerun", "keep")
+NOT_AGAIN = "its effect has happened, or may have, and must not be repeated"
 
 Action: TypeAlias = Literal["reuse", "run", "rerun", "changed", "blocked"]
 
@@ -143,7 +144,7 @@ def adopt(
             f"{listed(back)}: its effect happened before the step was taken out of the workflow"
         )
     elif rerun and once and not run:
-        refusal = f"{listed(once)}: its effect has happened and must not be repeated"
+        refusal = f"{listed(once)}: {NOT_AGAIN}"
     elif lost and not rerun:
         refusal = f"{listed(lost)}: done, and no longer in the same place of the workflow"
     elif altered and on_change == "refuse":
@@ -198,8 +199,7 @@ def _marks(folded: Fold, graph: Graph, adopted: Adoption, on_change: OnChange) -
             why = "it rests on what is done again"
             marks[key] = (again, "its code has changed" if key in adopted.altered else why)
         if adopted.refusal:
-            why = "its effect has happened and must not be repeated"
-            marks |= dict.fromkeys(adopted.once, ("blocked", why))
+            marks |= dict.fromkeys(adopted.once, ("blocked", NOT_AGAIN))
         return marks
     for key in adopted.altered:
         kept: tuple[Action, str] = ("reuse", "its code has changed; its result is kept")

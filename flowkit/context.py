@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast, overload
 import anyio
 
 import flowkit.events as ev
+from flowkit.approval import why
 from flowkit.asking import Asking, JournaledModel, read_answer
 from flowkit.chat import Delta, ModelAnswer, Usage
 from flowkit.errors import ContextOverflow, FlowkitError
@@ -329,6 +330,11 @@ class StepContext(Context):
     async def call(self, tool: AnyNode, /, *args: Any) -> Any:
         first = tool.alternatives[0]
         for each in tool.alternatives:
+            if reason := why(each.policy.trust, self._run.state):
+                raise FlowkitError(
+                    f"{each.name!r} needs a person's approval, since {reason}: make it a step of its own, so "
+                    f"that somebody can be asked before it begins."
+                )
             if each.policy.effect == "once":
                 raise FlowkitError(
                     f'{each.name!r} has effect="once": make it a step of its own, so that a crash inside '
@@ -344,7 +350,8 @@ class StepContext(Context):
             inner = copy.copy(self)  # two calls are two effects, so each has a key of its own
             inner.idempotency_key = f"{self.idempotency_key}/{first.name}-{request}-{n}"
             made = await self._run.call(tool, inner, args)
-            return ev.ToolAnswered(request, n, made.tool, made.value, made.error, made.duration_s)
+            marks = {mark for each in tool.alternatives for mark in each.policy.trust.marks}
+            return replace(made, request=request, n=n, marks=tuple(sorted(marks)))
 
         answered = cast(ev.ToolAnswered, await self._remember(request, make))
         if answered.error is not None:

@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 import flowkit.events as ev
+from flowkit.approval import questions
 from flowkit.commits import Commits
 from flowkit.context import StepContext
 from flowkit.dsl import Workflow
@@ -168,7 +169,7 @@ class Driver(Commits):
         """What the run waits for, in words."""
         reasons = [f"a decision on {key}" for key in self.state.unknown]
         for slot in self.state.parked.values():
-            reasons += [f"{wait.reason} {wait.name} at {slot.exec}" for wait in slot.open_waits()]
+            reasons += [f"{wait.label} at {slot.exec}" for wait in slot.open_waits()]
         return ", ".join(" ".join(reason.split()) for reason in reasons) or "the next try"
 
     async def _drain(self) -> Ended:
@@ -176,9 +177,7 @@ class Driver(Commits):
 
         A durable wait is not waited for: it goes on where the run is taken up.
         """
-        for key, flight in self._flights.items():
-            if key in self.state.parked:
-                flight.cut("released")
+        self._stop_parked("released")
         with anyio.move_on_after(self.kit.grace_s):
             while self._flights and self.state.ended is None:
                 await self._wake.wait()
@@ -209,7 +208,8 @@ class Driver(Commits):
     async def wait_begun(self) -> None:
         """Until the first facts are on disk; raises what hindered them."""
         await self.begun.wait()
-        if self.broken is not None and self.state.ended is None:
+        ended = self.state.ended is not None and self._durable == self.state.seq  # on disk
+        if self.broken is not None and not ended:
             raise self.broken
 
     async def result(self) -> Any:
@@ -330,6 +330,8 @@ class Driver(Commits):
         woken = before.due != commands.due or before.idle != commands.idle
         if commands.stop:
             self._stop_all(commands.stop)
+        elif self.state.failure is not None or self.state.ended is not None:
+            self._stop_parked("failed")  # else others may wait for their room, or all for a signal
         # Messages that came with the append are folded first: a cancel comes before any new start.
         held = self._draining or self._unloading or self._inbox
         self._start(() if held else commands.starts, self._resting)
@@ -361,6 +363,10 @@ class Driver(Commits):
     def _stop_all(self, why: str) -> None:
         for flight in self._flights.values():
             flight.cut(why)
+
+    def _stop_parked(self, why: str) -> None:
+        for key in self._flights.keys() & self.state.parked.keys():
+            self._flights[key].cut(why)
 
     # ---- attempts
 
@@ -415,12 +421,11 @@ class Driver(Commits):
     async def _fly(self, flight: Flight, task: int) -> None:
         """Make one attempt, unless it was stopped before."""
         try:
-            if flight.stop:
-                pass
-            elif flight.node.policy.concurrency:
+            if flight.node.policy.concurrency and not flight.stop:
                 async with self.kit.room(flight.node):
-                    await self._attempt(flight, task)
-            else:
+                    if not self._asks_first(flight):
+                        await self._attempt(flight, task)
+            elif not flight.stop:
                 await self._attempt(flight, task)
         finally:
             if flight.timeout_s is not None:
@@ -432,6 +437,13 @@ class Driver(Commits):
                 self.state.running.pop(flight.key, None)
             if flight.stop or self._draining:
                 self._wake.set()
+
+    def _asks_first(self, flight: Flight) -> bool:
+        """Give it back, if a person must be asked by now: by the time when there was room for it, an
+        approval may have grown old, or the run have taken in what asks for one."""
+        asks = any(questions(self.state, [flight.slot], self.world.now()))
+        flight.stop = flight.stop or ("asked" if asks else "")
+        return bool(flight.stop)
 
     async def _attempt(self, flight: Flight, task: int) -> None:
         node, slot = flight.node, flight.slot

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import anyio
 
 import flowkit.events as ev
+from flowkit.approval import Approval, Question, open_questions
 from flowkit.changes import ON_CHANGE, OnChange, ResumePlan, plan_resume
 from flowkit.dsl import Workflow
 from flowkit.errors import (
@@ -43,6 +45,7 @@ from flowkit.ports import (
     World,
     models_of,
 )
+from flowkit.reading import Reading
 from flowkit.rewind import Fold, fold
 from flowkit.state import State
 from flowkit.values import Codec
@@ -324,6 +327,34 @@ class Engine:
         stored = Codec(Any, f"signal {name}").dump(value)
         await self._post(run_id, Message(self._world.new_id(), "signal", name, stored))
 
+    async def questions(self, run_id: str) -> Sequence[Question]:
+        """What the run asks persons before it goes on, in the order of asking."""
+        _, state = await self.state(run_id)
+        reading = Reading(state, {}, Codec(Any, "input"), self._artifacts)
+        return [
+            replace(asked, inputs=await reading.input_texts(state.by_exec[asked.step]))
+            for asked in open_questions(state)
+        ]
+
+    async def approve(
+        self, run_id: str, step: str, *, approved: bool = True, by: str = "", note: str = ""
+    ) -> None:
+        """Answer the question of a step: it may begin with just these inputs, once; or it may not.
+
+        `by` and `note` are kept in the journal; a denied step fails with the note. Raises `ResumeError`
+        where the step asks nothing.
+        """
+        _, state = await self.state(run_id)
+        asked = open_questions(state)
+        found = next((each for each in asked if each.step == step), None)
+        if found is None:
+            steps = ", ".join(repr(each.step) for each in asked) or "none"
+            raise ResumeError(
+                f"step {step!r} of run {run_id!r} asks for no approval; steps that do: {steps}."
+            )
+        stored = Codec(Approval, "approval").dump(Approval(approved, by, note))
+        await self._post(run_id, Message(self._world.new_id(), "signal", found.name, stored))
+
     async def decide(self, run_id: str, step: str, how: str, value: Any = None) -> None:
         """Decide on a step whose outcome is unknown: "done" with its value, "repeat", or "fail"."""
         if how not in ("done", "repeat", "fail"):
@@ -436,6 +467,10 @@ def _checked(on_change: OnChange | None) -> OnChange | None:
 
 
 def _artifacts_of(store: Store) -> Artifacts:
+    if not hasattr(store, "append"):
+        raise FlowkitError(
+            f"{store!r} is no store: Engine(SqlStore(path or URL), ...), or Engine(MemoryStore(), ...)."
+        )
     if not (hasattr(store, "put") and hasattr(store, "get")):
         raise FlowkitError(
             "this store keeps no artifacts: Engine(..., artifacts=...) names one that does."

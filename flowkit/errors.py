@@ -25,7 +25,7 @@
         BadModelRequest                 the server does not understand             mend the request
         NoModel                         nothing is configured, or not completely   configure
 
-Words of a node, not failures of flowkit: Retry · Reject · Replan · Fatal.
+Words of a node, not failures of flowkit: Retry · Reject · Replan · Fatal · OutcomeUnknown.
 """
 
 from __future__ import annotations
@@ -304,6 +304,17 @@ class Replan(Exception):
 
 class Fatal(Exception):
     """Say in a node: nothing can help; end the run."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class OutcomeUnknown(Exception):
+    """Say in a node with `effect="once"`: it may have happened, and nobody here can tell.
+
+    Its probe is asked then, or a person. In any other node it is an error like every other.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

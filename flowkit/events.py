@@ -98,12 +98,15 @@ class ModelAnswered:
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswered:
+    """What a tool gave inside a node. `marks`: what the run takes in with it, as `Trust` has it."""
+
     request: str
     n: int
     tool: str
     value: Value | None = None
     error: Error | None = None
     duration_s: float = 0.0
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,10 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """With a key: one durable wait of an attempt. Without: the run waits, and its memory is freed."""
+    """With a key: one durable wait, of an attempt ("signal", "sleep") or before it ("approval").
+
+    Without: the run waits, and its memory is freed.
+    """
 
     reason: str
     name: str = ""

@@ -104,7 +104,9 @@ def executions(state: State, name: str) -> Sequence[str]:
     """The keys, with round or turn, that a step's name stands for: a map is all its items."""
     slot = state.by_exec.get(name) or state.slots.get(name)
     if slot is None:
-        near = get_close_matches(name, {*state.by_exec, *state.slots}, n=3, cutoff=0.5)
+        names = {**state.by_exec, **state.slots}
+        near = [key for key in names if key.endswith(f"/{name}")][:3]
+        near = near or get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
         raise ResumeError(f"the run has no step {name!r}.{hint}")
     if name in state.by_exec and not slot.step.each:

@@ -19,9 +19,7 @@ from flowkit.values import combine
 def graft(planner: AnyNode, plan: Plan, slot: Slot) -> tuple[Step, ...]:
     """The steps of a plan, with ids relative to the turn; raises `PlanError`."""
     steps = steps_of(plan, planner.tools, planner.limits.steps_max)
-    if not any(
-        call.step for call in plan.calls
-    ):  # single calls that fail again are told one by one
+    if not any(call.step for call in plan.calls):  # single calls are told one by one
         _check_new(steps, slot)
     return steps
 

@@ -22,6 +22,7 @@ from flowkit.errors import (
     UnknownInput,
     UnusedStep,
 )
+from flowkit.policy import Trust
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -60,6 +61,7 @@ class NodeSpec:
     replans_max: int = 0
     tokens_max: int = 0
     once: bool = False
+    trust: Trust = field(default_factory=Trust)
 
 
 @dataclass(frozen=True, slots=True)

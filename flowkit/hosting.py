@@ -36,7 +36,7 @@ from flowkit.errors import (
 from flowkit.events import Fact
 from flowkit.handle import Watched
 from flowkit.kit import Kit
-from flowkit.ports import Journal, Message, RunQuery, RunRecord
+from flowkit.ports import Artifacts, Journal, Message, RunQuery, RunRecord
 from flowkit.rewind import Fold, graph_of, in_place
 from flowkit.runner import guarded
 from flowkit.state import CLAIMS_MAX, State
@@ -235,20 +235,8 @@ class Hosting:
     async def misfits(
         self, folded: Fold, workflow: Workflow[Any, Any], on_change: OnChange
     ) -> Sequence[str]:
-        """With "keep": finished steps whose stored result cannot be read by the type it has by now."""
-        if on_change != "keep" or not describe_change(folded.state.graph, workflow.bound()):
-            return ()
-        adopted = adopt(folded, workflow.bound(), on_change)
-        found: list[str] = []
-        for key, event in done_in(adopted.outcome.live, (ev.StepDone,)).items():
-            node = workflow.nodes.get(node_of(event, folded.state))
-            codec = node.codec() if node is not None and key in adopted.altered else None
-            value: Value | None = getattr(event.payload, "value", None)
-            if codec is not None and value is not None:
-                kept = value.text or (await self.kit.artifacts.get(value.digest)).decode()
-                if not codec.fits(kept):
-                    found.append(key)
-        return found
+        """As `misfits`, of this engine's artifacts."""
+        return await misfits(folded, workflow, on_change, self.kit.artifacts)
 
     async def begin_fork(
         self, record: RunRecord, new_id: str, folded: Fold, facts: Sequence[Fact]
@@ -438,6 +426,25 @@ class Hosting:
         return all(type(event.payload) is ev.Claimed for event in last) and any(
             driver.state.claims >= CLAIMS_MAX for driver in self.drivers.values()
         )
+
+
+async def misfits(
+    folded: Fold, workflow: Workflow[Any, Any], on_change: OnChange, artifacts: Artifacts
+) -> Sequence[str]:
+    """With "keep": finished steps whose stored result cannot be read by the type it has by now."""
+    if on_change != "keep" or not describe_change(folded.state.graph, workflow.bound()):
+        return ()
+    adopted = adopt(folded, workflow.bound(), on_change)
+    found: list[str] = []
+    for key, event in done_in(adopted.outcome.live, (ev.StepDone,)).items():
+        node = workflow.nodes.get(node_of(event, folded.state))
+        codec = node.codec() if node is not None and key in adopted.altered else None
+        value: Value | None = getattr(event.payload, "value", None)
+        if codec is not None and value is not None:
+            kept = value.text or (await artifacts.get(value.digest)).decode()
+            if not codec.fits(kept):
+                found.append(key)
+    return found
 
 
 def mismatch(record: RunRecord, changes: Sequence[str], refusal: str) -> VersionMismatch:

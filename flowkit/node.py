@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints, overlo
 from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, NodeSpec
 from flowkit.plan import Findings, Turn
-from flowkit.policy import Limits, Policy
+from flowkit.policy import Limits, Policy, Trust
 from flowkit.values import Artifact, Codec, combine, compact
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ class AnyNode:
                 compact({name: codec.schema() for name, codec in self.codecs().items()}),
                 compact(output.schema()) if output else "Findings",
                 self.policy.effect,
+                *([repr(self.policy.trust)] if self.policy.trust != Trust() else []),
                 *(each.spec().fingerprint for tool in self.tools for each in tool.alternatives),
                 *self.fingerprinted(),
             ]
@@ -226,6 +227,7 @@ class AnyNode:
                 replans_max=self.limits.replans_max if self.kind == "planner" else 0,
                 tokens_max=self.limits.tokens_max or 0,
                 once=self.policy.effect == "once",
+                trust=self.policy.trust,
             )
         return self._spec
 

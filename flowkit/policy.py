@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from flowkit.errors import DeclarationError
 
 Effect = Literal["pure", "idempotent", "once"]
+When = Literal["tainted", "always", "never"]
 
 
 def check_number(
@@ -29,6 +30,57 @@ def check_number(
 
 
 @dataclass(frozen=True, slots=True)
+class Approve:
+    """When a person must agree before a step begins.
+
+    "tainted": where the step has an external effect, and the run holds private data and has taken in
+    untrusted output. "never" is the host's word that nobody need be asked. No answer within
+    `timeout_s` is a no. `valid_s`: so long a yes holds; what has not begun by then is asked again.
+    `question` is what the person reads beside the tool and its inputs.
+    """
+
+    when: When = "tainted"
+    timeout_s: float | None = None
+    valid_s: float = 3600.0
+    question: str = ""
+
+    def __post_init__(self) -> None:
+        if self.when not in ("tainted", "always", "never"):
+            raise DeclarationError(f'approve={self.when!r}: use "tainted", "always" or "never".')
+        if self.timeout_s is not None:
+            check_number("Approve: timeout_s", self.timeout_s, above=0)
+        check_number("Approve: valid_s", self.valid_s, above=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a tool means for the safety of a run that a stranger's text may try to steer.
+
+    `reads_private`: it gives what is not for everybody. `untrusted_output`: what it gives, an error
+    too, may have been written by anybody. `external_effect`: by it something can leave, or be done,
+    outside. Who has all three can be made to give away what is private (the "lethal trifecta", Simon
+    Willison, June 2025), so a run that has taken in the first two asks a person before the third.
+    """
+
+    reads_private: bool = False
+    untrusted_output: bool = False
+    external_effect: bool = False
+    approve: Approve = field(default_factory=Approve)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What a run takes in with the tool's output."""
+        given = (("private", self.reads_private), ("untrusted", self.untrusted_output))
+        return tuple(mark for mark, is_so in given if is_so)
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether a person may have to be asked before a step of it begins."""
+        when = self.approve.when
+        return when == "always" or (when == "tainted" and self.external_effect)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """How one node is tried.
 
@@ -43,6 +95,7 @@ class Policy:
     backoff_max_s: float = 30.0
     effect: Effect = "idempotent"
     concurrency: int | None = None
+    trust: Trust = field(default_factory=Trust)
 
     def __post_init__(self) -> None:
         if self.effect not in ("pure", "idempotent", "once"):

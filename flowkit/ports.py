@@ -179,7 +179,11 @@ def models_of(model: Model | Sequence[Model] | None) -> Sequence[Model]:
         return ()
     if isinstance(model, str):
         raise DeclarationError(f"model={model!r}: give a model, such as OpenAIModel({model!r}).")
-    return tuple(model) if isinstance(model, Sequence) else (model,)
+    models = tuple(model) if isinstance(model, Sequence) else (model,)
+    for each in models:
+        if not hasattr(each, "respond"):
+            raise DeclarationError(f"model={each!r}: this is no model; OpenAIModel(...) makes one.")
+    return models
 
 
 def _new_id() -> str:

@@ -72,6 +72,23 @@ class Reading:
             known = self._items[key] = (text, [compact(item) for item in parse(text)])
         return known[1]
 
+    async def input_texts(self, slot: Slot) -> tuple[str, ...]:
+        """The JSON of each input of a step that is ready; its node is not needed for it."""
+        await self.fetch_inputs(slot)
+        return tuple(self._input_text(source) for source in slot.step.inputs)
+
+    def _input_text(self, source: Source) -> str:
+        if source.text is not None:
+            return (
+                source.text if source.item is None else self._items_of("", source.text)[source.item]
+            )
+        slot = self._state.slots[source.step]
+        if source.item is None:
+            return self.text(slot)
+        if slot.members is not None:
+            return self.text(slot.members[source.item])
+        return self._items_of(slot.key, self._text_of(slot))[source.item]
+
     def load(self, slot: Slot) -> Any:
         """The typed value of a settled slot, made anew for each reader."""
         if slot.members is not None:

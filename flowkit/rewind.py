@@ -95,11 +95,14 @@ def rewind(folded: Fold, event: Event, rewound: ev.Rewound) -> Rewinding:
         state.owed = [fact for fact in state.owed if fact.key]
     state.seq, state.at = event.seq, event.at
     state.model = rewound.model or folded.state.model
+    for slot in state.by_exec.values():
+        if slot.begun and (rewound.run or is_changed(slot.node, folded.state, state.nodes)):
+            slot.begun = (
+                ""  # an approval was asked of other code, or by the run that this is a fork of
+            )
     if rewound.run:
-        state.signals.clear()  # an approval is given to one run
-        begun = (slot for slot in state.by_exec.values() if slot.intent or slot.status == "unknown")
-        state.foreign |= {slot.exec for slot in begun}
-        state.reopen_failed(event)
+        live.append(replace(event, payload=rewound))  # who rewinds again begins the fork here, too
+        state.refold(live[-1])
     else:
         _carry_over(folded.state, state, dropped, event.seq)
     return Rewinding(state, live, dropped)
@@ -144,7 +147,7 @@ def is_changed(name: str, old: State, now: Mapping[str, NodeSpec]) -> bool:
 
 
 def _anew(old: State, rewound: ev.Rewound) -> frozenset[str]:
-    """Attempts under way that wait anew: those of changed code, and in a fork those that asked for signals.
+    """Attempts under way that wait anew: those of changed code, and in a fork those that asked somebody.
 
     Else new code might never come to the wait that was left open, and an approval would count twice.
     """
@@ -154,10 +157,10 @@ def _anew(old: State, rewound: ev.Rewound) -> frozenset[str]:
         for key, slot in old.by_exec.items()
         if slot.waits
         and slot.exec == key
-        and slot.status in ("ready", "retrying", "failed")
+        and slot.status in ("ready", "retrying", "failed", "unknown")
         and (
             is_changed(slot.node, old, now)
-            or (rewound.run and any(wait.reason == "signal" for wait in slot.waits))
+            or (rewound.run and any(wait.reason != "sleep" for wait in slot.waits))
         )
     )
 
@@ -234,6 +237,7 @@ def _carry_over(old: State, state: State, dropped: Sequence[Event], seq: int) ->
     again = {event.key: seq for event in dropped if isinstance(event.payload, tried)}
     again |= dict.fromkeys(_overtaken(old, state), seq)
     state.redone = {**old.redone, **again}
+    state.taint = {**state.taint, **old.taint}
 
 
 def _overtaken(old: State, state: State) -> Iterator[str]:

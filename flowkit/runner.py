@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 import flowkit.events as ev
-from flowkit.errors import Fatal, PlanError, Reject, Replan, Retry, StepFailed
+from flowkit.errors import Fatal, OutcomeUnknown, PlanError, Reject, Replan, Retry, StepFailed
 from flowkit.events import Error
 from flowkit.graft import RepeatedPlan, graft
 from flowkit.node import AnyNode, Context
@@ -250,6 +250,8 @@ def failed(job: Try, error: BaseException, took: float) -> ev.Payload:
         return ev.OutcomeUnknown(f"probe {job.node.name}: {stored}")
     if job.returned and policy.effect == "once":
         return ev.OutcomeUnknown(f"it has happened, but what it gave cannot be stored: {stored}")
+    if isinstance(error, OutcomeUnknown) and policy.effect == "once":
+        return ev.OutcomeUnknown(stored.message)
     if isinstance(error, Fatal):
         return ev.AttemptFailed(stored, "fatal", duration_s=took)
     if isinstance(error, Replan):

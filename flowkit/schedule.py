@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Literal
 
 import flowkit.events as ev
+from flowkit.approval import questions
 from flowkit.events import Error, Fact
 from flowkit.slot import Slot
 from flowkit.state import State
@@ -56,9 +57,9 @@ def decide(state: State, now: float) -> Commands:
         Fact(ev.Signalled(wait.name, wait.n, timed_out=True), slot.exec)
         for slot in _due(state, now)
         for wait in slot.open_waits()
-        if wait.reason == "signal" and wait.until is not None and wait.until <= now
+        if wait.reason != "sleep" and wait.until is not None and wait.until <= now
     ]
-    facts = over or _dropped(state)
+    facts = over or _dropped(state) or list(questions(state, _may_start(state, now), now))
     return Commands(facts=tuple(facts)) if facts else _starts(state, now)
 
 
@@ -127,7 +128,7 @@ def _starts(state: State, now: float) -> Commands:
     if state.limited:  # in flight when the process died: what they have journaled was paid for
         begun = [slot for slot in waiting if slot.calls or slot.status == "unknown"]
         waiting = [*begun, *(slot for slot in waiting if slot not in begun)]
-    left = len(begun) + _budget_left(state, now, waiting[len(begun) :])
+    left = len(begun) + _budget_left(state, now, begun, waiting[len(begun) :])
     if left > 0 or not waiting:
         first = waiting[:left]
         return _commands(state, now, [Start(slot, _is_last(state, slot)) for slot in first])
@@ -135,8 +136,7 @@ def _starts(state: State, now: float) -> Commands:
         return _last_words(state, now, waiting)
     if _awake(state):
         return _commands(state, now, [])
-    if state.running:
-        return Commands(stop="failed")  # they wait durably, for what could start nothing any more
+    # What still runs waits durably, for what could start nothing any more.
     error = Error("BudgetExceeded", _used(state, now))
     return Commands(facts=(Fact(ev.RunEnded("failed", error)),))
 
@@ -144,7 +144,7 @@ def _starts(state: State, now: float) -> Commands:
 def _last_words(state: State, now: float, waiting: Sequence[Slot]) -> Commands:
     """Planned steps are refused, planners answer with what there is, declared steps go on."""
     error = Error("BudgetExceeded", _used(state, now))
-    over = _room(state, now) == 0 or _no_more_calls(state)
+    over = _room(state, now, len(state.running)) == 0 or _no_more_calls(state)
     refused = [slot for slot in waiting if over and _is_tool_call(state, slot)]
     if refused:
         return Commands(facts=tuple(Fact(ev.StepFailed(error), slot.exec) for slot in refused))
@@ -182,26 +182,27 @@ def _commands(state: State, now: float, starts: Sequence[Start]) -> Commands:
     return Commands(starts=tuple(starts), due=min(times, default=None), idle=not awake)
 
 
-def _budget_left(state: State, now: float, waiting: Sequence[Slot]) -> int:
-    """How many of those that wait may start, in their order."""
+def _budget_left(state: State, now: float, begun: Sequence[Slot], waiting: Sequence[Slot]) -> int:
+    """How many of those that wait may start beside those that had begun, in their order."""
     if not state.limited:
         return state.budget.parallel_max
-    left = _room(state, now)
+    flying = (*state.running.values(), *begun)
+    left = _room(state, now, len(flying))
     for most, used, is_one in (
         (state.budget.turns_max, state.turns_used, _is_turn),
         (state.budget.tool_calls_max, state.tool_calls_used, _is_tool_call),
     ):
         if most is not None:
-            room = most - used - sum(is_one(state, slot) for slot in state.running.values())
+            room = most - used - sum(is_one(state, slot) for slot in flying)
             needing = [index for index, slot in enumerate(waiting) if is_one(state, slot)]
             if max(room, 0) < len(needing):
                 left = min(left, needing[max(room, 0)])
     return left
 
 
-def _room(state: State, now: float) -> int:
-    """How many more attempts may start, of whatever kind."""
-    budget, flying = state.budget, len(state.running)
+def _room(state: State, now: float, flying: int) -> int:
+    """How many more attempts may start beside so many, of whatever kind."""
+    budget = state.budget
     if any(used >= most for used, most in _sums(state, now)):
         return 0
     left = budget.parallel_max
@@ -240,12 +241,14 @@ def _sums(state: State, now: float) -> Iterator[tuple[float, float]]:
 
 
 def _used(state: State, now: float) -> str:
-    budget, usage = state.budget, state.usage
+    budget, usage, flying = state.budget, state.usage, state.running.values()
+    turns = sum(_is_turn(state, slot) for slot in flying)
+    calls = sum(_is_tool_call(state, slot) for slot in flying)
     parts = [
-        (state.steps_used, budget.steps_max, "steps"),
-        (state.attempts_used, budget.attempts_max, "attempts"),
-        (state.turns_used, budget.turns_max, "planners' turns"),
-        (state.tool_calls_used, budget.tool_calls_max, "tool calls"),
+        (state.steps_used + len(flying), budget.steps_max, "steps"),
+        (state.attempts_used + len(flying), budget.attempts_max, "attempts"),
+        (state.turns_used + turns, budget.turns_max, "planners' turns"),
+        (state.tool_calls_used + calls, budget.tool_calls_max, "tool calls"),
         (usage.input_tokens, budget.tokens_in_max, "tokens in"),
         (usage.output_tokens, budget.tokens_out_max, "tokens out"),
         (usage.cost_usd or 0.0, budget.cost_usd_max, "US dollars"),

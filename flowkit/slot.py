@@ -13,16 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal, cast
 
 from flowkit.events import Error, ModelAnswered, Signalled, ToolAnswered
 from flowkit.graph import Call, Step
-from flowkit.values import Value, combine
+from flowkit.values import Value, combine, parse
+
+APPROVAL: Final = "approve/"
+"""With this the name of a signal begins that answers a question put to a person."""
 
 
 @dataclass(slots=True, eq=False)
 class Wait:
-    """A durable wait of an attempt; `ended` is the signal, or the time-out, that ended it, at `seq`."""
+    """A durable wait; `ended` is the signal, or the time-out, that ended it, at `seq`.
+
+    `until` is when it ends by itself; of an approval that was given, until when that holds.
+    """
 
     slot: Slot
     reason: str
@@ -31,6 +37,24 @@ class Wait:
     until: float | None
     ended: Signalled | None = None
     seq: int = 0
+
+    @property
+    def label(self) -> str:
+        """What is waited for, in words."""
+        return "approval" if self.reason == "approval" else f"{self.reason} {self.name}".strip()
+
+    def denial(self) -> str:
+        """Why the answer to a question that was put to a person does not agree; empty if it does."""
+        if self.ended is None or self.ended.timed_out:
+            return "nobody answered in time"
+        given = self.ended.value
+        said: Any = parse(given.text) if given is not None and given.text else None
+        if not isinstance(said, dict):
+            return "the answer was neither yes nor no"
+        answer = cast("dict[str, Any]", said)
+        if answer.get("approved") is True:
+            return ""
+        return f"{answer.get('by') or 'somebody'} said no. {answer.get('note') or ''}".strip()
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +100,7 @@ class Slot:
     """One logical step. Folded in place by `State`, read by everyone else."""
 
     __slots__ = (
-        "alternative", "answered", "attempts", "calls", "digest", "duration_s", "error", "errors", "exec",
+        "alternative", "answered", "attempts", "begun", "calls", "digest", "duration_s", "error", "errors", "exec",
         "feedback", "hash", "intent", "key", "left", "members", "parent", "planning", "readers", "round",
         "round_base", "since", "status", "step", "tries", "turn", "unmet", "value", "verifiers", "waits",
     )  # fmt: skip
@@ -97,6 +121,9 @@ class Slot:
         """Failed tries of this alternative in its present allowance."""
         self.attempts: dict[int, int] = {}
         """Attempts that have ended, by alternative."""
+        self.begun: Literal["", "tried", "under way"] = ""
+        """Whether this alternative was tried, in this round, since it may start as it is now; an attempt is
+        seen to be under way by what it has called or waited for."""
         # Dicts of texts: unlike sets, lists and slots the garbage collector does not visit them, and it
         # took a third of the time of a thousand runs.
         self.unmet: dict[str, None] = {}
@@ -134,6 +161,7 @@ class Slot:
     def ended_attempt(self, duration_s: float) -> None:
         self.attempts[self.alternative] = self.attempt
         self.duration_s += duration_s
+        self.begun = "tried"
         self.intent = False
         self.calls = None
         self.answered = None
@@ -146,10 +174,7 @@ class Slot:
 
     def planner(self) -> Slot | None:
         """The nearest planner whose plan this step belongs to."""
-        above = self.parent
-        while above is not None and above.planning is None:
-            above = above.parent
-        return above
+        return next((each for each in self.ancestors() if each.planning is not None), None)
 
     def find_digest(self) -> str:
         """Digest of the slot's value; of lists and findings that of their parts."""
@@ -161,6 +186,10 @@ class Slot:
             elif self.planning is not None:
                 self.digest = self.planning.digest
         return self.digest
+
+    def is_asked(self) -> bool:
+        """Whether a person is asked before an attempt begins; none is under way."""
+        return any(wait.reason == "approval" for wait in self.open_waits())
 
     def open_waits(self) -> list[Wait]:
         return [wait for wait in self.waits or () if wait.ended is None]

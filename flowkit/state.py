@@ -8,8 +8,7 @@ here, the same on every fold; what must be recorded is `owed`, and `decide` hand
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flowkit.events as ev
@@ -18,22 +17,25 @@ from flowkit.errors import JournalConflict
 from flowkit.events import Error, Event, Fact, StepView
 from flowkit.graph import INPUT, Graph, Source, Step
 from flowkit.policy import Budget
-from flowkit.slot import Planning, Slot, TurnState, Wait
-from flowkit.steps import Steps
+from flowkit.slot import Planning, Slot, TurnState
 from flowkit.values import combine, digest
+from flowkit.waits import Waits
 
 _BEGUN = {"begun": "its effect is under way, or was when its process died"}
+_DIED = "the process ended while the effect was under way"
+_BASE_S = (
+    "the run that this is a fork of had begun its effect; whether it happened is that run's to know"
+)
 
 CLAIMS_MAX = 3
 """Claims without any other event before the next claim quarantines the run."""
 
 
-class State(Steps):
+class State(Waits):
     """Where a run stands. Owned by one driver; everybody else only reads."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.at = 0.0
         self.graph = Graph((), "")
         self.workflow = ""
         self.budget = Budget()
@@ -41,7 +43,6 @@ class State(Steps):
         """Whether the budget limits more than what runs at once; most have nothing else to check."""
         self.started_at = 0.0
         self.deadline: float | None = None
-        self.signals: dict[str, deque[ev.Signalled]] = {}
         self.consumed: set[str] = set()
         self.cancelling = False
         self.ended: ev.RunEnded | None = None
@@ -57,6 +58,8 @@ class State(Steps):
         """Usage by node and model."""
         self.model = ""
         """Name of the model that is asked first; empty for the engine's order."""
+        self.taint: dict[str, str] = {}
+        """What the run has taken in, "private" and "untrusted", and the step that it came from first."""
         self.redone: dict[str, int] = {}
         """What was done before the run was rewound, and the seq of that: its effects are new ones."""
 
@@ -82,7 +85,7 @@ class State(Steps):
             status = "waiting"
         elif slot.intent and status == "ready":
             status = "begun"
-        waits = ", ".join(f"{wait.reason} {wait.name}".strip() for wait in slot.open_waits())
+        waits = ", ".join(wait.label for wait in slot.open_waits())
         return StepView(
             key=slot.exec if slot.planning is None else slot.key,
             node=slot.node,
@@ -134,7 +137,7 @@ class State(Steps):
         self.at = event.at
         kind = type(event.payload)
         self._HANDLERS[kind](self, event, event.payload)
-        if kind is not ev.Claimed:
+        if kind is not ev.Claimed and kind is not ev.Rewound:
             self.claims = 0
             self.suspended = kind is ev.Waiting and not event.key
 
@@ -157,10 +160,15 @@ class State(Steps):
         slot.alternative = event.alternative
         slot.ended_attempt(duration_s)
         self.attempts_used += 1
+        self._take_in(event.key, self.nodes[slot.node].trust.marks)
         if hash_ is not None:
             self._used(slot)
         self.leave(slot)
         return slot
+
+    def _take_in(self, key: str, marks: Sequence[str]) -> None:
+        for mark in marks:
+            self.taint.setdefault(mark, key)
 
     def _used(self, slot: Slot) -> None:
         """Count a step that has ended against the budgets."""
@@ -189,8 +197,9 @@ class State(Steps):
         self.running.clear()
         if not self.suspended:  # attempts were in memory: who knows what they did beside waiting
             for slot in list(self.parked.values()):
-                self.unpark(slot)
-                self.offer(slot)
+                if not slot.is_asked():  # no attempt of it has begun
+                    self.unpark(slot)
+                    self.offer(slot)
         if p.after == "release":
             self.claims = max(self.claims - 1, 0)
         if p.after == "death" and self.claims >= CLAIMS_MAX and self.ended is None:
@@ -200,11 +209,7 @@ class State(Steps):
         self.claims += 1
         self.ask_probes()
         for slot in [slot for slot in self.ready.values() if slot.intent]:
-            base = slot.exec in self.foreign
-            why = "the process ended while the effect was under way"
-            if base:
-                why = "the run that this is a fork of had begun its effect; whether it happened is that run's to know"
-            self.owe(slot, ev.OutcomeUnknown(why))
+            self.owe(slot, ev.OutcomeUnknown(_BASE_S if slot.exec in self.foreign else _DIED))
 
     def _intent(self, event: Event, p: ev.Intent) -> None:
         self._slot(event).intent = True
@@ -215,8 +220,11 @@ class State(Steps):
         if slot.calls is None:
             slot.calls = {}
         slot.calls[p.request, p.n] = p
+        slot.begun = "under way"
         if isinstance(p, ev.ModelAnswered):
             self._model_answered(slot, event.seq, p)
+        else:
+            self._take_in(event.key, p.marks)
 
     def _model_answered(self, slot: Slot, seq: int, p: ev.ModelAnswered) -> None:
         if p.error is None and not p.purpose:
@@ -246,7 +254,7 @@ class State(Steps):
                 insort(self.due, (p.retry_at or event.at, slot.exec))
             case "next":
                 slot.alternative += 1
-                slot.tries = 0
+                slot.tries, slot.begun = 0, ""
                 self.other_planner(slot)
                 self.make_ready(slot)
             case "replan":
@@ -313,77 +321,14 @@ class State(Steps):
     # ---- waits, decisions, the end
 
     def _waiting(self, event: Event, p: ev.Waiting) -> None:
-        if not event.key:
+        if event.key:
+            self.begin_wait(self._slot(event), p, event.seq)
+        else:
             self.suspended = True
-            return
-        slot = self._slot(event)
-        if slot.status == "retrying":  # it has begun, so its time to be tried again is over
-            slot.status = "ready"
-            self.forget_due(slot)
-        if slot.waits is None:
-            slot.waits = []
-        for known in slot.open_waits():
-            if (known.reason, known.name, known.n) == (p.reason, p.name, p.n):
-                self.ready.pop(slot.exec, None)  # begun anew after a crash, and there again
-                self.park(slot)
-                return
-        wait = Wait(slot, p.reason, p.name, p.n, p.until)
-        slot.waits.append(wait)
-        buffered = self.signals.get(p.name) if p.reason == "signal" else None
-        if buffered:
-            wait.ended, wait.seq = buffered.popleft(), event.seq
-            return
-        if p.reason == "signal":
-            self.waits.setdefault(p.name, []).append(wait)
-        self.ready.pop(slot.exec, None)
-        self.parked[slot.exec] = slot
-        if p.until is not None:
-            insort(self.due, (p.until, slot.exec))
 
     def _signalled(self, event: Event, p: ev.Signalled) -> None:
         self._consume(p.message)
-        if p.timed_out:
-            slot = self._slot(event)
-            waits = [wait for wait in slot.open_waits() if (wait.name, wait.n) == (p.name, p.n)]
-        else:
-            waits = self.waits.get(p.name, [])
-        if not waits:
-            if not p.timed_out:  # else its signal came in the same moment
-                self.signals.setdefault(p.name, deque()).append(p)
-            return
-        wait = waits[0]
-        wait.ended, wait.seq = p, event.seq
-        if wait in (waiting := self.waits.get(p.name, [])):
-            waiting.remove(wait)
-        self._wake(wait.slot)
-
-    def park(self, slot: Slot) -> None:
-        """An attempt that was begun anew is at its open wait again."""
-        self.parked[slot.exec] = slot
-        self.forget_due(slot)
-        for wait in slot.open_waits():
-            if wait.until is not None:
-                insort(self.due, (wait.until, slot.exec))
-
-    def abandon(self, wait: Wait) -> None:
-        """A wait was cancelled by the node itself; its attempt goes on with other work."""
-        if wait in (waiting := self.waits.get(wait.name, [])):
-            waiting.remove(wait)
-        wait.ended = ev.Signalled(wait.name, wait.n, timed_out=True)
-        self._wake(wait.slot)
-
-    def slept(self, wait: Wait) -> None:
-        """A sleep ended in memory; after a crash its time alone tells that."""
-        wait.ended = ev.Signalled("")
-        self._wake(wait.slot)
-
-    def _wake(self, slot: Slot) -> None:
-        """A wait is over: the attempt goes on, or, torn down, begins anew."""
-        if slot.open_waits():
-            return
-        self.unpark(slot)
-        if slot.exec not in self.running and slot.status == "ready":
-            self.offer(slot)
+        self.end_wait(self._slot(event) if p.timed_out else None, p, event.seq)
 
     def _outcome_unknown(self, event: Event, p: ev.OutcomeUnknown) -> None:
         self.owed = [fact for fact in self.owed if fact.key != event.key]
@@ -403,10 +348,12 @@ class State(Steps):
         match p.how:
             case "done" | "set":
                 slot.ended_attempt(0.0)
+                self._take_in(event.key, self.nodes[slot.node].trust.marks)
                 slot.value = p.value
                 self.produced(slot)
             case "repeat":
                 slot.tries = 0 if p.message else slot.tries + 1
+                slot.begun = "" if p.message else "tried"
                 self.make_ready(slot)
             case "fail":
                 self.owe(slot, ev.StepFailed(Error("OutcomeUnknown", "decided to have failed")))
@@ -424,6 +371,12 @@ class State(Steps):
         for slot in list(self.slots.values()):
             if slot.status == "failed" and (slot.planner() is None or slot.exec == cause):
                 self.revive(slot)
+
+    def _forked(self, event: Event, p: ev.Rewound) -> None:
+        self.signals.clear()  # an approval is given to one run
+        begun = (slot for slot in self.by_exec.values() if slot.intent or slot.status == "unknown")
+        self.foreign |= {slot.exec for slot in begun}
+        self.reopen_failed(event)
 
     def _cancel_requested(self, event: Event, p: ev.CancelRequested) -> None:
         self._consume(p.message)
@@ -455,6 +408,7 @@ class State(Steps):
         ev.Signalled: _signalled,
         ev.CancelRequested: _cancel_requested,
         ev.RunEnded: _run_ended,
+        ev.Rewound: _forked,
     }
 
 

@@ -209,7 +209,7 @@ class Steps:
             slot.waits = [
                 wait
                 for wait in slot.waits
-                if wait.reason == "signal" and wait.ended and not wait.ended.timed_out
+                if wait.reason != "sleep" and wait.ended and not wait.ended.timed_out
             ]
 
     def forget_due(self, slot: Slot) -> None:
@@ -283,7 +283,7 @@ class Steps:
 
     def anew(self, slot: Slot) -> None:
         """A new round or turn: a step of its own, with attempts counted from one."""
-        slot.attempts = {}
+        slot.attempts, slot.begun = {}, ""
         slot.tries = 0
         slot.value = None
         slot.waits = None
@@ -353,7 +353,8 @@ class Steps:
     # ---- retry: what has failed begins anew
 
     def revive(self, slot: Slot) -> None:
-        error, slot.error, slot.tries = slot.error, None, 0
+        error, slot.error, slot.tries, slot.begun = slot.error, None, 0, ""
+        slot.waits = [wait for wait in slot.waits or () if wait.reason != "approval"]
         if slot.parent is not None:
             slot.parent.left += 1
         if slot.planning is not None:

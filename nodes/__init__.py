@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from flowkit.node import AnyNode
 from flowkit.nodes.agent import Planner
+from flowkit.nodes.approval import approval
 from flowkit.nodes.checks import FitsSchema, PythonParses
 from flowkit.nodes.code_planner import CodePlanner, planner
 from flowkit.nodes.gating import Chosen, ToolChoice
@@ -43,6 +44,7 @@ __all__ = [
     "Turn",
     "Verdict",
     "Verifier",
+    "approval",
     "best_of",
     "planner",
     "tool",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from flowkit.errors import DeclarationError, Reject
 from flowkit.node import AnyNode, Context
+from flowkit.nodes.schemas import JsonSchema
 from flowkit.nodes.verifier import Verifier
 from flowkit.policy import Policy
 from flowkit.values import compact, parse
@@ -27,14 +28,11 @@ class FitsSchema(Verifier[A]):
     def __init__(
         self, schema: Mapping[str, Any], *, checks: type[A], name: str = "fits_schema"
     ) -> None:
-        from jsonschema import Draft202012Validator, SchemaError  # heavy: only who uses it pays
-
         try:
-            Draft202012Validator.check_schema(schema)
-        except SchemaError as error:
-            raise DeclarationError(f"{name}: this is no JSON schema: {error.message}.") from error
+            self._read = JsonSchema(schema)
+        except ValueError as error:
+            raise DeclarationError(f"{name}: this is no JSON schema: {error}.") from error
         AnyNode.__init__(self, name, {"value": checks}, checks, Policy())
-        self._validator: Any = Draft202012Validator(schema)
         self._schema = schema
 
     def fingerprinted(self) -> tuple[str, ...]:
@@ -50,11 +48,9 @@ class FitsSchema(Verifier[A]):
             data = parse(text or "null")
         except ValueError as error:
             raise Reject(f"this is not JSON: {error}") from error
-        errors = [
-            f"{each.json_path}: {each.message[:300]}" for each in self._validator.iter_errors(data)
-        ]
+        errors = self._read.problems(data, SHOWN_MAX + 1)
         if errors:
-            more = f"\n(and {len(errors) - SHOWN_MAX} more)" if len(errors) > SHOWN_MAX else ""
+            more = "\n(and more)" if len(errors) > SHOWN_MAX else ""
             raise Reject("\n".join(errors[:SHOWN_MAX]) + more)
 
 

@@ -14,7 +14,7 @@ from flowkit.errors import DeclarationError
 from flowkit.graph import Kind, Source, check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.plan import Planned, is_planned
-from flowkit.policy import Effect, Policy
+from flowkit.policy import Approve, Effect, Policy, Trust, When
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
@@ -40,7 +40,7 @@ class Node(AnyNode, Generic[*Ts, R]):
     _policy: ClassVar[Policy] = Policy()
     _version: ClassVar[str] = ""
 
-    def __init_subclass__(
+    def __init_subclass__(  # noqa: PLR0913  (a node's policy, all by name)
         cls,
         *,
         retries: int = 0,
@@ -49,11 +49,19 @@ class Node(AnyNode, Generic[*Ts, R]):
         effect: Effect = "idempotent",
         concurrency: int | None = None,
         version: str = "",
+        reads_private: bool = False,
+        untrusted_output: bool = False,
+        external_effect: bool = False,
+        approve: Approve | When = "tainted",
     ) -> None:
         super().__init_subclass__()
         if "run" in cls.__dict__ and cls.__module__.split(".")[:2] != ["flowkit", "nodes"]:
             cls._types = signature(cls.run, 2, f"{cls.__name__}.run")
-        cls._policy = Policy(retries, timeout_s, backoff_s, effect=effect, concurrency=concurrency)
+        asks = approve if isinstance(approve, Approve) else Approve(approve)
+        trust = Trust(reads_private, untrusted_output, external_effect, asks)
+        cls._policy = Policy(
+            retries, timeout_s, backoff_s, effect=effect, concurrency=concurrency, trust=trust
+        )
         cls._version = version
 
     def __init__(self, *, name: str | None = None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypedDict, cast
 
 from flowkit.errors import DeclarationError
 from flowkit.node import AnyNode
-from flowkit.policy import Policy
+from flowkit.policy import Approve, Policy, Trust, When
+
+_TOOLS_OWN = ("effect", "trust")
 
 
 class Options(TypedDict, total=False):
@@ -21,6 +23,33 @@ class Options(TypedDict, total=False):
     concurrency: int | None
 
 
+class TrustOptions(TypedDict, total=False):
+    """What may be said of a tool's `Trust`."""
+
+    reads_private: bool
+    untrusted_output: bool
+    external_effect: bool
+    approve: Approve | When
+
+
+def tool_policy(options: Mapping[str, Any]) -> Policy:
+    """The policy of a tool's declaration, its `Trust` among it; `DeclarationError` as `policy_of`."""
+    own = [each.name for each in fields(Trust)]
+    rest = {name: value for name, value in options.items() if name not in own}
+    policy = policy_of(rest, "effect", *own)
+    return replace(
+        policy, trust=trust_of(Trust(), {name: options[name] for name in own if name in options})
+    )
+
+
+def trust_of(before: Trust, options: Mapping[str, Any]) -> Trust:
+    """A trust with some of it said anew."""
+    asks = options.get("approve", before.approve)
+    return replace(
+        before, **{**options, "approve": asks if isinstance(asks, Approve) else Approve(asks)}
+    )
+
+
 def policy_of(options: Mapping[str, Any], *others: str) -> Policy:
     """The policy of a declaration's options; `DeclarationError` for one that does not exist.
 
@@ -28,7 +57,7 @@ def policy_of(options: Mapping[str, Any], *others: str) -> Policy:
     """
     from difflib import get_close_matches
 
-    known = [*others, *(each.name for each in fields(Policy) if each.name != "effect")]
+    known = [*others, *(each.name for each in fields(Policy) if each.name not in _TOOLS_OWN)]
     for name in options:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.5)

@@ -128,7 +128,7 @@ def _take(event: Event, placed: dict[str, Sequence[str]], found: dict[str, Recor
                     _count(found, ToolChoice.model_validate_json(value.text))
                 except ValidationError:
                     pass  # somebody's own tool of such a name, or a choice of another release
-        case ev.AttemptFailed(duration_s=took):
+        case ev.AttemptFailed(error=error, duration_s=took) if error.type != "Denied":
             _tried(found[node], took, failed=True)
         case ev.Planned(duration_s=took):
             found[node].seconds += took

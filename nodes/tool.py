@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, TypeVarTuple, Unpack, overload
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, TypeVarTuple, Unpack, overload
 
 from flowkit.errors import DeclarationError
 from flowkit.fits import fits
 from flowkit.graph import Kind, check_name
 from flowkit.node import AnyNode, Context, signature
 from flowkit.nodes.node import Node
-from flowkit.nodes.options import policy_of
-from flowkit.policy import Effect, Policy
+from flowkit.nodes.options import TrustOptions, tool_policy, trust_of
+from flowkit.policy import Approve, Effect, Policy, When
 from flowkit.values import show_type
 
 Ts = TypeVarTuple("Ts")
@@ -46,6 +48,16 @@ class Tool(Node[*Ts, R]):
     @property
     def threaded(self) -> Callable[..., Any] | None:
         return self._threaded
+
+    def trusting(self, **trust: Unpack[TrustOptions]) -> Self:
+        """This tool with another word on its trust, where the host knows what the tool cannot.
+
+        A `fetch` that reaches the host's own wiki alone: `fetch.trusting(untrusted_output=False)`.
+        """
+        made = copy.copy(self)
+        made.policy = replace(self.policy, trust=trust_of(self.policy.trust, trust))
+        made._spec = None
+        return made
 
     async def run(self, ctx: Context, /, *args: *Ts) -> R:
         result: R = await self.function(ctx, *args)
@@ -134,6 +146,10 @@ def tool(
     effect: Effect = "idempotent",
     concurrency: int | None = None,
     version: str = "",
+    reads_private: bool = False,
+    untrusted_output: bool = False,
+    external_effect: bool = False,
+    approve: Approve | When = "tainted",
 ) -> ToolDecorator: ...
 @overload
 def tool(
@@ -144,6 +160,10 @@ def tool(
     timeout_s: float | None = None,
     concurrency: int | None = None,
     version: str = "",
+    reads_private: bool = False,
+    untrusted_output: bool = False,
+    external_effect: bool = False,
+    approve: Approve | When = "tainted",
 ) -> ProbedDecorator[*Ts, R]: ...
 @overload
 def tool(
@@ -154,6 +174,10 @@ def tool(
     timeout_s: float | None = None,
     concurrency: int | None = None,
     version: str = "",
+    reads_private: bool = False,
+    untrusted_output: bool = False,
+    external_effect: bool = False,
+    approve: Approve | When = "tainted",
 ) -> ProbedDecorator[*Ts, R]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -176,14 +200,18 @@ def tool(
             gives the result of an effect that happened, None for one that did not (it is then done,
             with the same `ctx.idempotency_key`), and raises where it cannot tell.
         concurrency: how many may run at once over all runs of an engine.
+        reads_private, untrusted_output, external_effect: what a run takes in with the tool, and may do
+            by it. A run that has taken in both asks a person before an external effect.
+        approve: `"always"` asks a person before every step of it, `"never"` before none; an `Approve`
+            says how long, too. A step that is denied fails with `Denied`, and its fallback is next.
         version: change it when the tool means something new; runs in flight then refuse to resume.
     """
 
     def declare(found: Callable[..., Any]) -> Tool[Any, Any]:
-        return Tool(found, name or found.__name__, policy_of(policy, "effect"), version, 3, probe)
+        return Tool(found, name or found.__name__, tool_policy(policy), version, 3, probe)
 
     if function is None:
         return declare
-    plain = policy_of(policy, "effect")
+    plain = tool_policy(policy)
     made: Tool[Any, Any] = Tool(function, name or function.__name__, plain, version, 3, probe)
     return made

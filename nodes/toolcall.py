@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import count
 from typing import Any, Final, Literal, cast
 
 from pydantic import ValidationError
@@ -25,6 +25,7 @@ from flowkit.errors import BadArguments, DeclarationError
 from flowkit.graph import Call, Source
 from flowkit.node import AnyNode
 from flowkit.nodes.mending import REPAIR_CHARS_MAX, bare, is_object, objects_in, read_json
+from flowkit.nodes.schemas import JsonSchema, path_of
 from flowkit.plan import Planned
 from flowkit.planning import apart
 from flowkit.values import compact
@@ -283,7 +284,7 @@ def _sources(
         except ValidationError as error:
             found = error.errors(include_url=False, include_context=False, include_input=False)
             at = () if whole else (name,)
-            problems += [f"{_path((*at, *each['loc']))}: {each['msg']}" for each in found]
+            problems += [f"{path_of((*at, *each['loc']))}: {each['msg']}" for each in found]
         except (ValueError, TypeError, KeyError) as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -295,30 +296,12 @@ def _sources(
 
 def _problems(parameters: Mapping[str, Any], data: object) -> list[str]:
     """What JSON Schema has against the arguments: a few, each short, with its path."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import UnknownType
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    problems: list[str] = []
     try:
-        # An empty registry: a schema that points to somewhere on the net is not fetched.
-        validator: Any = Draft202012Validator(parameters, registry=Registry())
-        for error in islice(validator.iter_errors(data), SHOWN_MAX + 1):
-            text = str(error.message)
-            if len(text) > 240:  # what is wrong stands at the end, after the value itself
-                text = f"{text[:100]} … {text[-120:]}"
-            inner = [f"{_path(e.absolute_path)}: {e.message[:120]}" for e in error.context]
-            text += f" ({' / '.join(inner[:SHOWN_MAX])})" if inner else ""
-            problems.append(f"{_path(error.absolute_path)}: {text}")
-    except (re.error, Unresolvable, UnknownType):
-        pass  # patterns in pydantic's own dialect and the like: pydantic has the last word anyway
-    return problems
-
-
-def _path(parts: Iterable[object]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-    return text.removeprefix(".") or "the arguments"
+        return JsonSchema(parameters).problems(data, SHOWN_MAX + 1)
+    except (
+        ValueError
+    ):  # a pattern in pydantic's own dialect and the like: pydantic has the last word anyway
+        return []
 
 
 def _arguments(

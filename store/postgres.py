@@ -79,6 +79,8 @@ _IDS: Any = (
 )
 
 _TABLES = [table.name for table in schema.METADATA.sorted_tables]
+_THERE = "SELECT to_regclass('flowkit_schema') IS NOT NULL"
+
 _BYTES: Any = (
     f"SELECT sum(pg_total_relation_size(name::regclass))::bigint "
     f"FROM unnest(ARRAY{_TABLES}) AS name"
@@ -222,6 +224,15 @@ class Postgres:
                 f"database with ENCODING 'UTF8'."
             )
         schema.migrate(connection, self.name, lock=_MIGRATING)
+
+    def has_tables(self) -> bool:
+        """Whether the tables are there; nothing is made."""
+        try:
+            return self.read(lambda ask: bool(next(ask(_THERE, ()))[0]))
+        except self.failures as error:
+            raise self.explain(error, "look into the database") from error
+        finally:
+            self.close()
 
     def reopen(self, *, unsure: bool = False) -> PostgresSession:
         return PostgresSession(self.engine.connect())

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Self, TypeVar, get_args
 
 import anyio
 from anyio import to_thread
@@ -24,7 +24,7 @@ from flowkit.store import operations as ops
 from flowkit.store import statements
 from flowkit.store.ledger import Ledger
 from flowkit.store.marks import swept_before
-from flowkit.store.place import READERS, Ask, Durability, Place, Stored
+from flowkit.store.place import READERS, Ask, Durability, Stored
 from flowkit.store.rules import (
     ACTIVE,
     Batch,
@@ -37,6 +37,9 @@ from flowkit.store.rules import (
 from flowkit.store.sqlite import SqliteFile, path_of
 from flowkit.store.sweeping import portions, unreferenced
 from flowkit.store.writer import Writer, closed
+
+if TYPE_CHECKING:
+    from flowkit.store.postgres import Postgres
 
 T = TypeVar("T")
 
@@ -251,7 +254,13 @@ class SqlStore:
             raise self._place.explain(error, "read") from error
 
 
-def _place_of(target: str, durability: Durability) -> Place:
+def has_tables(target: str) -> bool:
+    """Whether a server's database has tables of ours; looking makes none. `StoreUnusable` as of a store."""
+    place = _place_of(target, "power")
+    return not isinstance(place, SqliteFile) and place.has_tables()
+
+
+def _place_of(target: str, durability: Durability) -> SqliteFile | Postgres:
     try:
         url = make_url(target) if "://" in target else None
     except (ArgumentError, ValueError):

@@ -16,7 +16,9 @@ _SHIPPED = MappingProxyType(
     {
         "deep_research": "flowkit.workflows.deep_research:deep_research",
         "newsroom": "flowkit.workflows.newsroom:newsroom",
+        "operations_report": "flowkit.workflows.operations_report:operations_report",
         "stock_analysis": "flowkit.workflows.stock_analysis:stock_analysis",
+        "web_game": "flowkit.workflows.web_game:web_game",
     },
 )
 

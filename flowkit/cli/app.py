@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flowkit.cli import models, stored, upkeep
+from flowkit.cli import mcp, models, stored, upkeep
 from flowkit.cli.exits import Problem, command, say
 from flowkit.cli.exporting import export_run, import_run
 from flowkit.cli.root import (
@@ -224,6 +224,30 @@ def signal(
     print_posted(record, json=json, database=database)
 
 
+@app.command()
+@command
+def approve(
+    ref: RunArg,
+    step: Annotated[
+        str, typer.Argument(metavar="[STEP]", help="The step that asks, if several do.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Say yes: the step may begin, once.")] = False,
+    deny: Annotated[bool, typer.Option("--deny", help="Say no: the step fails.")] = False,
+    by: Annotated[str, typer.Option(help="Who says so; kept in the journal.")] = "",
+    note: Annotated[str, typer.Option(help="What the step's planner is to read.")] = "",
+    db: DbOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a step asks a person before it begins, with its inputs; answer with --yes or --deny."""
+    from flowkit.cli.approving import Answer, answer_question
+    from flowkit.cli.config import find_database
+
+    if yes and deny:
+        raise typer.BadParameter("--yes or --deny, not both.")
+    answer = Answer(yes, by, note) if yes or deny else None
+    raise typer.Exit(answer_question(find_database(db), ref, step, answer, json=json))
+
+
 @app.command("ls")
 @app.command("list", hidden=True)
 @command
@@ -363,7 +387,7 @@ def demo(
 
 @app.command()
 @command
-def chaos(
+def chaos(  # noqa: PLR0913  (a command and its options)
     target: TargetArg,
     given: Annotated[
         list[str] | None,
@@ -372,8 +396,8 @@ def chaos(
         ),
     ] = None,
     faults: Annotated[
-        str, typer.Option("--faults", metavar="KINDS", help="Some of kill,tool,model.")
-    ] = "kill,tool,model",
+        str, typer.Option("--faults", metavar="KINDS", help="Some of kill,lost,tool,model.")
+    ] = "kill,lost,tool,model",
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most so many faults of each kind.")
     ] = None,
@@ -385,26 +409,39 @@ def chaos(
         list[str] | None,
         typer.Option("--signal", metavar="NAME=JSON", help="What a wait is given; repeats."),
     ] = None,
+    ledger: Annotated[
+        str, typer.Option(metavar="NAME", help="A function beside it: what has happened outside.")
+    ] = "",
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=0.1, help="A run must end within it.")
     ] = 60.0,
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", help="Of all these runs; else a new one each time.")
+    ] = None,
     json: JsonOption = False,
 ) -> int:
-    """Crash a workflow everywhere, resume it, and tell whether the result was the same."""
+    """Crash a workflow everywhere, resume it, and tell whether the result was the same.
+
+    The workflow's tools really run, many times: give it tools that may.
+    """
     from flowkit.cli.chaos import kinds_of, signals_of, unleash
     from flowkit.cli.inputs import read_input, read_json
     from flowkit.cli.targets import load_target
+    from flowkit.graph import check_name
 
     kinds, words = kinds_of(faults), signals_of(signals or [], read_json)
+    if run_id is not None:
+        check_name(run_id, "--run-id")
     loaded = load_target(target)
     value = read_input(loaded, given or [], example=not given)
     return unleash(
         loaded, value, kinds, ignore=ignore or [], signals=words, limit=limit,
-        timeout_s=timeout_s, json=json,
+        ledger=ledger, timeout_s=timeout_s, run_id=run_id, json=json,
     )  # fmt: skip
 
 
 stored.register(app)
+app.add_typer(mcp.program)
 models.register(app)
 app.command()(upkeep.gc)
 app.command()(upkeep.vacuum)

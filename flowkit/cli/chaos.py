@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import anyio
 
 from flowkit.cli import exits
-from flowkit.cli.driving import model_for
+from flowkit.cli.driving import entered, model_for
 from flowkit.cli.exits import Problem, say
 from flowkit.cli.table import Column, print_table
 from flowkit.cli.targets import Target
@@ -44,7 +44,7 @@ def signals_of(given: Sequence[str], read: Any) -> Mapping[str, Any]:
     return found
 
 
-def unleash(
+def unleash(  # noqa: PLR0913  (a command and its options)
     target: Target,
     value: Any,
     kinds: Sequence[Kind],
@@ -52,10 +52,14 @@ def unleash(
     ignore: Sequence[str],
     signals: Mapping[str, Any],
     limit: int | None,
+    ledger: str,
     timeout_s: float,
+    run_id: str | None,
     json: bool,
 ) -> int:
     """Crash the workflow, print what came of it, and give the exit code."""
+    outside = _ledger_of(target, ledger) if ledger else None
+    say("the workflow's tools really run, once for each fault and more; only crashes are made up.")
     # A model that says something else each time would make every result another one.
     model = OfflineModel(target.rules) if target.rules else model_for(target)
     ignored = [*getattr(target.module, "VOLATILE", ()), *ignore]
@@ -69,16 +73,21 @@ def unleash(
             say(f"{len(done)} faults, {sum(each.violates for each in done)} violations")
 
     async def go() -> CrashReport:
-        return await crash_everywhere(
-            target.workflow, value, model=model, signals=signals, ignore=ignored, faults=kinds,
-            limit=limit, timeout_s=timeout_s, on_crash=tell, check=False,
-        )  # fmt: skip
+        async with entered(target.resources) as resources:
+            return await crash_everywhere(
+                target.workflow, value, model=model, resources=resources, signals=signals,
+                ignore=ignored, faults=kinds, ledger=outside, limit=limit, timeout_s=timeout_s,
+                on_crash=tell, check=False, run_id=run_id,
+            )  # fmt: skip
 
     with contextlib.redirect_stdout(sys.stderr):  # what nodes print is no data
         try:
             report = anyio.run(go)
         except NoReference as error:
             raise Problem(str(error), exits.FAILED) from error
+    for path in report.unused:
+        if path in ignore:
+            say(f"--ignore {path}: the result has no such field; a path is like pages.*.sha256.")
     if json:
         print(to_json(_data(report, ignored)))
     else:
@@ -89,11 +98,20 @@ def unleash(
     return exits.FAILED if report.violations else exits.SUCCESS
 
 
+def _ledger_of(target: Target, name: str) -> Callable[[], Sequence[Any]]:
+    found = getattr(target.module, name, None)
+    if not callable(found):
+        raise Problem(f"--ledger {name}: {target.module.__name__} has no function of that name.")
+    return cast("Callable[[], Sequence[Any]]", found)
+
+
 def _row(crash: Crash) -> Sequence[str]:
     result = "same" if crash.same else crash.difference
     if crash.instead:
         result = f"{result} (by {crash.instead})"
-    twice = [f"FINISHED {each}" for each in crash.repeated]
+    if crash.outside:
+        result = f"{result}; in the ledger {crash.outside}"
+    twice = [f"MUST NOT: {each}" for each in crash.repeated]
     twice += [f"{each}, in flight" for each in crash.again]
     twice += [f"{step}: asked, not repeated" for step in crash.decided]
     verdict = "failed" if crash.violates else "done" if crash.same else "other"
@@ -119,6 +137,7 @@ def _data(report: CrashReport, ignored: Sequence[str]) -> dict[str, Any]:
                 "repeated": list(crash.repeated),
                 "again": list(crash.again),
                 "decided": list(crash.decided),
+                "outside": crash.outside or None,
                 "violates": crash.violates,
             }
             for crash in report.crashes

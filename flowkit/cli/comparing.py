@@ -116,7 +116,7 @@ def _ended(total: Total) -> str:
 def _cell(side: Outcome | None) -> str:
     if side is None:
         return "-"
-    return f"{side.status} (set)" if side.set else side.status
+    return f"{side.status}{' (set)' if side.set else ' (decided)' if side.decided else ''}"
 
 
 def _sides(step: StepDiff, texts: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -234,6 +234,6 @@ def _side_data(side: Outcome | None) -> dict[str, Any] | None:
     if side is None:
         return None
     return {
-        "status": side.status, "node": side.node, "set": side.set, "failed": list(side.failed),
+        "status": side.status, "node": side.node, "set": side.set, "decided": side.decided, "failed": list(side.failed),
         "usage": asdict(side.usage),
     }  # fmt: skip

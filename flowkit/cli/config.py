@@ -17,6 +17,8 @@ from flowkit.cli.text import clean
 
 KEYS = ("db", "targets")
 
+_OURS = "flowkit_schema"
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -73,17 +75,32 @@ def _checked(found: object, name: str, folder: Path) -> Config:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The database to use. `option`: what a command must repeat to use the same one."""
+    """The database to use. `option`: what a command must repeat to use the same one, without a password."""
 
     target: str
     option: str = ""
     implicit: bool = False
 
     @property
+    def is_server(self) -> bool:
+        """Whether it is a server's, not a file."""
+        return "://" in self.target and not self.target.startswith("sqlite")
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return without_password(self.target) if self.is_server else str(self.path)
+
+    @property
     def path(self) -> Path:
         """Its file; `StoreUnusable` or `Problem` for what names none that could be reached."""
         from flowkit.store.sqlite import path_of
 
+        if self.target.strip() in ("", ":memory:"):
+            text = (
+                f"the database {self.target!r} keeps nothing: --db needs the path of a file, or a "
+            )
+            raise Problem(f"{text}postgresql:// URL.", CONFIGURATION)
         path = path_of(self.target)
         try:
             self.target.encode()
@@ -101,7 +118,7 @@ class Database:
 def find_database(given: str | None) -> Database:
     """`--db`, then FLOWKIT_DB, then the configuration file, then the user's data directory."""
     if given is not None:
-        return Database(given, given)
+        return Database(given, without_password(given))
     if target := os.environ.get("FLOWKIT_DB", "").strip():
         return Database(target)
     if target := read_config().db:
@@ -112,8 +129,28 @@ def find_database(given: str | None) -> Database:
     return Database(str(folder / "flowkit.db"), implicit=True)
 
 
-def prepare_folder(database: Database) -> None:
-    """Make the default directory, private: prompts are secrets. No other one is ever made."""
+def without_password(target: str) -> str:
+    """A database as commands repeat it: passwords belong into ~/.pgpass or PGPASSWORD, not into logs."""
+    if "://" not in target or target.startswith("sqlite"):
+        return target
+    from sqlalchemy import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(target)
+    except (ArgumentError, ValueError):
+        return ""
+    query = {name: value for name, value in url.query.items() if name != "password"}
+    where = (url.host, url.port, url.database, query)
+    return URL.create(url.drivername, url.username, None, *where).render_as_string()
+
+
+def prepare(database: Database) -> None:
+    """Before anything is written: refuse another program's database, and make the default directory.
+
+    That one is private, since prompts are secrets. No other one is ever made.
+    """
+    has_runs(database)
     if database.implicit:
         folder = database.path.parent
         try:
@@ -125,6 +162,10 @@ def prepare_folder(database: Database) -> None:
 
 def has_runs(database: Database) -> bool:
     """Whether there is a database of ours; looking makes no file, and no table in anybody else's."""
+    if database.is_server:
+        from flowkit.store.sql import has_tables
+
+        return has_tables(database.target)
     from flowkit.store.sqlite import check_file
 
     path = database.path
@@ -133,25 +174,27 @@ def has_runs(database: Database) -> bool:
     check_file(path)
     if not path.exists() or not path.stat().st_size:
         return False
-    if not _has_table(path):
+    tables = _tables(path)
+    if tables is None or _OURS in tables:
+        return True
+    if tables:
         text = f"{path}: this is another program's database, there are no runs in it. Use --db."
         raise Problem(text, CONFIGURATION)
-    return True
+    return False  # somebody has begun to make it
 
 
-def _has_table(path: Path) -> bool:
-    """Whether the schema's table is there; True as well for what only the store can explain."""
-    query = "SELECT count(*) FROM sqlite_master WHERE name = 'flowkit_schema'"
+def _tables(path: Path) -> set[str] | None:
+    """What stands in a database; None where only the store can say what is wrong with it."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as connection:
             connection.execute("PRAGMA query_only=ON")
-            return bool(connection.execute(query).fetchone()[0])
+            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error:
-        return True
+        return None
 
 
 def need_runs(database: Database) -> None:
     """Refuse to look for a run where no database is."""
     if not has_runs(database):
-        text = f"there are no runs yet: the database {database.path} does not exist or is empty."
+        text = f"there are no runs yet: the database {database.name} does not exist or is empty."
         raise Problem(text, NOT_FOUND)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import flowkit.events as ev
-from flowkit.changes import Action, OnChange, ResumePlan, plan_resume
+from flowkit.changes import NOT_AGAIN, Action, OnChange, ResumePlan, plan_resume
 from flowkit.cli.config import Database, has_runs
 from flowkit.cli.driving import busy, command_tail
 from flowkit.cli.exits import CONFIGURATION, SUCCESS, TRY_LATER, Problem, say
@@ -18,6 +18,7 @@ from flowkit.cli.targets import Target
 from flowkit.cli.text import clean, counted, to_json
 from flowkit.errors import RunNotFound
 from flowkit.events import FINAL
+from flowkit.hosting import misfits
 from flowkit.ports import Journal, RunRecord
 from flowkit.rewind import Fold
 from flowkit.store import SqlStore
@@ -76,7 +77,7 @@ def check_code(
     journal = load_journal(database, record.run_id)
     goes_on = journal.record.status not in FINAL or command == "retry"
     if goes_on and not is_driven(journal.record):
-        plans = _plans(journal, target)
+        plans = _plans(database, journal, target)
         plan = plans[on_change]
         if plan.refusal:
             tail = command_tail(record, database, target.text)
@@ -99,12 +100,18 @@ def check_existing(
     return check_code(database, record, target, on_change, "resume")
 
 
-def _plans(journal: Journal, target: Target) -> dict[OnChange, ResumePlan]:
-    folded, record = Fold().apply_all(journal.events), journal.record
-    graph = target.workflow.bound()
+def _plans(database: Database, journal: Journal, target: Target) -> dict[OnChange, ResumePlan]:
+    folded, record, flow = Fold().apply_all(journal.events), journal.record, target.workflow
+    probed = [name for name, node in flow.nodes.items() if node.probe is not None]
+
+    async def unfit(store: SqlStore) -> dict[OnChange, Sequence[str]]:
+        return {each: await misfits(folded, flow, each, store) for each in POLICIES.values()}
+
     return {
-        policy: plan_resume(record.run_id, record.status, folded, graph, policy)
-        for policy in POLICIES.values()
+        policy: plan_resume(
+            record.run_id, record.status, folded, flow.bound(), policy, probed=probed, misfits=found
+        )
+        for policy, found in on_store(database, unfit).items()
     }
 
 
@@ -119,9 +126,20 @@ def refused(plan: ResumePlan, ways: Mapping[OnChange, bool], go: str, look: str)
         f"it is not gone on with: {plan.refusal}.",
         *advised(ways, go),
     ]
+    if any(step.why == NOT_AGAIN for step in plan.steps):
+        lines.append(_instead(look))
     if look:
         lines.append(f"what would be done with each step: {look} --dry-run")
     return Problem("\n".join(lines), CONFIGURATION)
+
+
+def _instead(look: str) -> str:
+    """What is left where an effect stands in the way: to find out, or to have it again and know it."""
+    fork = look.replace("resume", "fork", 1)
+    return (
+        f"when the run goes on with its results kept, a tool's probe= finds out whether it has happened, or you "
+        f"decide. To have it happen again, in a new run and under a new idempotency key: {fork} --on-change rerun"
+    )
 
 
 def advised(ways: Mapping[OnChange, bool], go: str) -> list[str]:
@@ -138,7 +156,7 @@ def dry_run(
 ) -> int:
     """Tell what a resume would do with each step; nothing runs, nothing is written."""
     journal = load_journal(database, record.run_id)
-    plans = _plans(journal, target)
+    plans = _plans(database, journal, target)
     plan, driven = plans[on_change], is_driven(journal.record) and record.status not in FINAL
     code = CONFIGURATION if plan.refusal else TRY_LATER if driven else SUCCESS
     ways = _ways(plans)
@@ -163,6 +181,8 @@ def dry_run(
         say(f"it would not be resumed: {plan.refusal}.")
         for line in advised(ways, f"flowkit resume {tail}"):
             say(line)
+        if any(step.why == NOT_AGAIN for step in plan.steps):
+            say(_instead(f"flowkit resume {tail}"))
     elif driven:
         say(str(busy(record.run_id, record.owner or "", 0.0, database)))
     elif plan.status in ("failed", "quarantined"):

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import anyio
 
-from flowkit.cli.config import Database
+from flowkit.cli.config import Database, has_runs
 from flowkit.cli.exits import CONFIGURATION, SUCCESS
 from flowkit.cli.table import Column, print_table
 from flowkit.cli.text import clean, to_json
@@ -94,6 +94,10 @@ def _version_of(name: str) -> str:
 
 def _database(database: Database) -> Iterator[Finding]:
     try:
+        if database.is_server:
+            made = "its tables are there" if has_runs(database) else "made by the first run"
+            yield Finding("database", "ok", f"{clean(database.name)} ({made})")
+            return
         path = database.path
         if database.implicit and not path.parent.is_dir():
             yield Finding("database", "ok", f"{path} (made by the first run)")

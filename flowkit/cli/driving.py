@@ -8,17 +8,18 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup
 
 from flowkit.changes import OnChange
 from flowkit.cli import exits
-from flowkit.cli.config import Database, prepare_folder
+from flowkit.cli.config import Database, prepare
 from flowkit.cli.exits import Problem, complain, say
 from flowkit.cli.follow import Ended, Follower, Show, View
 from flowkit.cli.lineage import Lineage, lineage
@@ -68,6 +69,8 @@ class Outcome:
     ended: Ended | None = None
     signum: int = 0
     forked: Lineage | None = None
+    followed: bool = False
+    """Whether another process drives the run, and went on when this one was stopped."""
     files: dict[str, Path] = field(default_factory=dict[str, Path])
 
 
@@ -115,8 +118,7 @@ def drive(target: Target, options: Options, begin: Begin) -> int:
     """Drive a run until it ends, waits, or somebody stops us; tell how it went; the exit code."""
     show = show_for(quiet=options.quiet, reasoning=options.reasoning)
     model = model_for(target, options.model)
-    options.database.path  # noqa: B018  (refused here, where a bad one is one line)
-    prepare_folder(options.database)
+    prepare(options.database)
     # What nodes print is no data; the result alone goes to stdout.
     with contextlib.redirect_stdout(sys.stderr):
         note_model(target, model, show)
@@ -153,11 +155,14 @@ async def drive_on(
     since = time.time()
     async with anyio.create_task_group() as tasks:
         await tasks.start(stop.listen)
-        async with engine_for(store, target, model, on_change) as engine:
+        async with (
+            entered(target.resources) as resources,
+            engine_for(store, target, model, on_change, resources) as engine,
+        ):
             with stop.scope:
                 async with anyio.create_task_group() as inner:
                     run_id = await begin(engine, inner)
-                    stop.run_id = run_id
+                    stop.run_id, stop.engine = run_id, engine
                     record = await engine.handle(run_id).record()
                     show.note(f"run {run_id} of {record.workflow}")
                     elsewhere = engine.watched(run_id) is None
@@ -174,16 +179,35 @@ async def drive_on(
     if journal.record.status in FINAL:
         ended, stop.signum = "ended", 0
     forked = lineage(journal.record, journal.events)
-    return Outcome(journal.record, fold(journal), {}, ended, stop.signum, forked)
+    return Outcome(journal.record, fold(journal), {}, ended, stop.signum, forked, stop.followed)
 
 
-def engine_for(store: SqlStore, target: Target, model: Model, on_change: OnChange) -> Engine:
+@contextlib.asynccontextmanager
+async def entered(resources: Sequence[object]) -> AsyncGenerator[Sequence[object]]:
+    """The resources; those that are async context managers are entered, and left at the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", each))
+            if isinstance(each, AbstractAsyncContextManager)
+            else each
+            for each in resources
+        ]
+
+
+def engine_for(
+    store: SqlStore,
+    target: Target,
+    model: Model,
+    on_change: OnChange,
+    resources: Sequence[object] = (),
+) -> Engine:
     """An engine for one run of one workflow."""
     return Engine(
         store,
         workflows=[target.workflow],
         model=model,
         on_change=on_change,
+        resources=resources,
         suspend_after_s=SUSPEND_AFTER_S,
         grace_s=GRACE_S,
     )
@@ -202,6 +226,9 @@ class Stop:
         self.scope = anyio.CancelScope()
         self.signum = 0
         self.run_id = ""
+        self.engine: Engine | None = None
+        self.followed = False
+        """Whether the run was another process's when the signal came."""
         self._show = show
 
     async def listen(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -211,6 +238,10 @@ class Stop:
                 if self.signum:
                     self._at_once(signum)
                 self.signum = int(signum)
+                self.followed = self.engine is not None and not self.engine.watched(self.run_id)
+                if self.followed:
+                    self.scope.cancel()
+                    continue
                 self._show.note(
                     f"stopping: steps in flight get {GRACE_S:.0f} s to end, no new ones start; once more "
                     f"to stop at once."
@@ -219,7 +250,7 @@ class Stop:
 
     def _at_once(self, signum: int) -> None:
         self._show.stop()
-        if self.run_id:
+        if self.run_id and not self.followed:
             say(f"stopped. What was finished is kept: flowkit resume {self.run_id}")
         os._exit(128 + signum)
 
@@ -299,6 +330,12 @@ def report(outcome: Outcome, target: Target, options: Options) -> int:
     error = failure(outcome.state)
     if error is not None:
         complain(error)
+    if outcome.signum and outcome.followed:
+        watch = f"flowkit watch {record.run_id}{_db(options.database)}"
+        say(
+            f"no longer followed; the process that drives the run goes on. Follow it again: {watch}"
+        )
+        return code
     for line in advice(record, outcome.state, options.database, target.text, outcome.signum):
         say(line)
     if options.out is not None and len(outcome.files) < len(artifacts_in(outcome.data["result"])):
@@ -340,10 +377,17 @@ def advice(
         elif wait["what"] == "signal":
             lines.append(f"step {wait['step']!r} waits for signal {wait['name']!r}.")
             lines.append(f"give it: flowkit signal {record.run_id} {name} JSON{db}")
+        elif wait["what"] == "approval":
+            step = shlex.quote(wait["step"])
+            lines.append(f"step {wait['step']!r} asks a person first: {wait['why']}.")
+            lines.append(f"look: flowkit approve {record.run_id} {step}{db}")
+            lines.append("then say yes with --yes, or no with --deny and --note TEXT")
         else:
             lines.append(f"step {wait['step']!r} waits until a time.")
     if record.due_at is not None:
         lines.append(f"the run is due at {local(record.due_at)}.")
+    if lines and record.due_at is None and all(w["what"] == "decision" for w in waits_for(state)):
+        return lines  # who decides goes on by the same command
     return [*lines, f"then go on with: {resume}" if lines else f"go on with: {resume}"]
 
 

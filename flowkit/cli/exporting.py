@@ -23,7 +23,9 @@ _Target = Annotated[
 _Db = Annotated[
     str | None,
     typer.Option(
-        "--db", metavar="PATH", help="The database; else $FLOWKIT_DB, flowkit.toml, data dir."
+        "--db",
+        metavar="PATH|URL",
+        help="The database, a file or postgresql://...; else $FLOWKIT_DB, flowkit.toml, data dir.",
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, with stable keys.")]

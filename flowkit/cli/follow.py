@@ -18,6 +18,7 @@ from flowkit.errors import FlowkitError
 from flowkit.events import Event
 from flowkit.ports import Artifacts, RunRecord
 from flowkit.rewind import Fold
+from flowkit.slot import APPROVAL
 from flowkit.state import State
 from flowkit.view.talk import Speech, agent_of, headline, place
 
@@ -165,13 +166,13 @@ def _describe_run(event: Event, key: str) -> str:
     match event.payload:
         case ev.OutcomeUnknown(reason=reason):
             return f"{key} has an unknown outcome: {reason}"
+        case ev.Decided(how="set"):
+            return f"{key}: its result was set"
         case ev.Decided(how=how, message=message):
             probe = ", by its probe" if event.key and not message else ""
             return f"{key or 'the run'}: decided: {how}{probe}"
-        case ev.Waiting(reason=reason, name=name) if event.key:
-            return f"{key} waits for {reason} {name}".rstrip()
-        case ev.Signalled(name=name, timed_out=late):
-            return f"signal {name} " + ("did not come in time" if late else "came")
+        case ev.Waiting() | ev.Signalled() as wait:
+            return _describe_wait(wait, key) if event.key or isinstance(wait, ev.Signalled) else ""
         case ev.Claimed(after="death"):
             return "taken up again: whoever drove the run before has died"
         case ev.Claimed(after="release"):
@@ -179,13 +180,27 @@ def _describe_run(event: Event, key: str) -> str:
         case ev.CancelRequested():
             return "asked to cancel"
         case ev.Rewound(run=run, keys=keys):
-            whence = f"forked from {run}" if run else "goes on by the workflow as it is now"
-            again = f"; to be done again: {', '.join(keys[:5])}" if keys else ""
-            return whence + again + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            # What a fork sets is not done again, but the run goes back to it all the same.
+            told = f"forked from {run}" if run else "goes on by the workflow as it is now"
+            if keys:
+                told += "; goes back to: " if run else "; to be done again: "
+            return f"{told}{', '.join(keys[:5])}{f' and {len(keys) - 5} more' if len(keys) > 5 else ''}"
         case ev.RunEnded(status=status):
             return f"run {status}"
         case _:
             return ""
+
+
+def _describe_wait(wait: ev.Waiting | ev.Signalled, key: str) -> str:
+    asked = wait.name.startswith(APPROVAL)
+    if isinstance(wait, ev.Waiting):
+        if asked:
+            return f"{key} asks a person before it begins"
+        return f"{key} waits for {wait.reason} {wait.name}".rstrip()
+    if asked:
+        step = wait.name.removeprefix(APPROVAL).rsplit("/", 2)[0]
+        return f"{step}: {'nobody answered in time' if wait.timed_out else 'a person has answered'}"
+    return f"signal {wait.name} {'did not come in time' if wait.timed_out else 'came'}"
 
 
 async def answer_in(event: Event, artifacts: Artifacts) -> ModelAnswer | None:

@@ -22,6 +22,8 @@ from flowkit.values import Codec, show_type
 
 _FIELD = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z_][A-Za-z0-9_-]*)*)=(.*)", re.DOTALL)
 
+_BUDGET = re.compile(r"Budget\((.*?)\):?")
+
 _ERRORS_MAX = 20
 _DEPTH_MAX = 8  # a schema may refer to itself
 
@@ -42,6 +44,11 @@ def read_input(target: Target, given: Sequence[str], *, example: bool = False) -
         else:
             if known:
                 raise Problem("--input gives a whole input twice; add to the first with key=value.")
+            if base:
+                raise Problem(
+                    "--input gives a whole input after key=value, which would be dropped: give the whole one "
+                    "first."
+                )
             base, known = (
                 read_json(text, "--input", plain_text=schema.get("type") == "string"),
                 True,
@@ -111,6 +118,10 @@ def read_budget(text: str) -> Budget:
     try:
         return TypeAdapter(Budget).validate_python(given)
     except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "value_error":  # a limit's own rule, which names it
+            text = _BUDGET.sub(r"\1", first["msg"].removeprefix("Value error, "))
+            raise Problem(f"--budget: {text}") from error
         refuse(error, "--budget cannot be that")
 
 
@@ -158,7 +169,10 @@ def read_json(text: str, what: str, *, plain_text: bool = False) -> Any:
             return whole
         pairs = "key=value, " if what == "--input" else ""
         hint = "" if whole is not text else f" Write JSON, {pairs}@file.json, or - for stdin."
-        raise Problem(f"{what}: {clean(text, 60)!r} is not JSON: {error}.{hint}") from error
+        name = "stdin" if text == "-" else repr(clean(text, 60))
+        if whole is not text and not whole.strip():
+            raise Problem(f"{what}: {name} is empty: there should be JSON in it.") from error
+        raise Problem(f"{what}: {name} is not JSON: {error}.{hint}") from error
 
 
 def _no_constant(name: str) -> NoReturn:

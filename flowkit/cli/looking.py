@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+import flowkit.events as ev
 from flowkit.cli import exits
 from flowkit.cli.config import Database, has_runs, need_runs
 from flowkit.cli.driving import advice, resume_command
@@ -101,9 +102,12 @@ def list_runs(
             at = parse_since(since, time.time())
         except (ValueError, OverflowError) as error:
             raise Problem(f"--since {since!r}: write 90m, 2h, 3d, or a date.") from error
+        if at < 0:
+            raise Problem(f"--since {since!r} lies before 1970: leave it out to list all.")
     statuses: Any = frozenset(status) if status else None
     query = RunQuery(status=statuses, workflow=workflow, since=at, limit=limit)
     if not has_runs(database):
+        say(f"there are no runs yet: the database {database.name} does not exist or is empty.")
         return []
 
     async def work(store: SqlStore) -> list[RunRecord]:
@@ -150,7 +154,12 @@ async def load_run(store: SqlStore, ref: str) -> tuple[Journal, Fold]:
 def own_events(journal: Journal, folded: Fold) -> list[Event]:
     """All that a run has done, and of what it was forked from only what it shares."""
     shared = {event.seq for event in folded.live}
-    first = journal.record.base_seq
+    forks = [
+        event.seq - 1
+        for event in journal.events
+        if isinstance(event.payload, ev.Rewound) and event.payload.run
+    ]
+    first = max([journal.record.base_seq, *forks])  # an imported fork has no base
     return [event for event in journal.events if event.seq > first or event.seq in shared]
 
 
@@ -175,6 +184,7 @@ def show_run(
             whole = await run_data(journal.record, state, store, forked)
             whole |= {
                 "driven": is_driven(journal.record),
+                "messages_wait": await _messages_wait(store, journal.record),
                 "input": await raw_input(state, store),
                 "attempts": sum(view.attempts for view in state.views()),
                 "steps": [view_data(view) for view in state.views()],
@@ -184,7 +194,8 @@ def show_run(
                 whole["events"] = [await event_data(store, event) for event in journal.events]
             print(to_json(whole))
         else:
-            print_run(journal.record, state, database, talk, forked)
+            inbox = await _messages_wait(store, journal.record)
+            print_run(journal.record, state, database, talk, forked, inbox=inbox)
             if events:
                 await print_events(journal.events, store)
         return 0
@@ -192,8 +203,21 @@ def show_run(
     return on_store(database, work)
 
 
+async def _messages_wait(store: SqlStore, record: RunRecord) -> bool:
+    """Whether somebody has said something to the run that nobody has taken over yet."""
+    if record.status in FINAL:
+        return False
+    return bool(await store.runs(RunQuery(run_id=record.run_id, messages=True, limit=1)))
+
+
 def print_run(
-    record: RunRecord, state: State, database: Database, talk: Talk, forked: Lineage | None
+    record: RunRecord,
+    state: State,
+    database: Database,
+    talk: Talk,
+    forked: Lineage | None,
+    *,
+    inbox: bool = False,
 ) -> None:
     """Header, final error, steps, what models used, and what to do next."""
     views = state.views()
@@ -212,6 +236,9 @@ def print_run(
     ]
     if forked is not None:
         lines[2:2] = lineage_lines(forked)
+    if inbox:
+        text = "a signal, a cancellation or a decision, recorded; whoever goes on with the run takes it"
+        lines.append(("inbox", text))
     error = failure(state)
     if error is not None:
         lines.append(("error", str(error)))

@@ -132,7 +132,7 @@ def serve(
 
     FLOWKIT_API_KEY is the key that they must have, if it is set.
     """
-    from flowkit.cli.serving import serve_file
+    from flowkit.cli.model_server import serve_file
     from flowkit.model import gguf
     from flowkit.model.llama import Serving
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from flowkit.approval import open_questions
 from flowkit.cli.exits import Problem, say
 from flowkit.cli.lineage import Lineage
 from flowkit.cli.text import rfc3339
@@ -111,7 +112,7 @@ async def run_data(
 
 
 def waits_for(state: State) -> list[dict[str, Any]]:
-    """What an unended run cannot go on without: signals, times, decisions."""
+    """What an unended run cannot go on without: signals, approvals, times, decisions."""
     if state.ended is not None:
         return []
     found: list[dict[str, Any]] = [
@@ -124,6 +125,7 @@ def waits_for(state: State) -> list[dict[str, Any]]:
         }
         for key, slot in state.unknown.items()
     ]
+    asked = {each.name: each.why for each in open_questions(state)}
     for slot in state.parked.values():
         found += [
             {
@@ -131,7 +133,7 @@ def waits_for(state: State) -> list[dict[str, Any]]:
                 "name": wait.name,
                 "step": slot.exec,
                 "until": rfc3339(wait.until),
-                "why": "",
+                "why": asked.get(wait.name, ""),
             }
             for wait in slot.open_waits()
         ]

@@ -38,7 +38,9 @@ RunArg = Annotated[
 DbOption = Annotated[
     str | None,
     typer.Option(
-        "--db", metavar="PATH", help="The database; else $FLOWKIT_DB, flowkit.toml, data dir."
+        "--db",
+        metavar="PATH|URL",
+        help="The database, a file or postgresql://...; else $FLOWKIT_DB, flowkit.toml, data dir.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, with stable keys.")]

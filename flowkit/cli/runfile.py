@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 
 import anyio
 
-from flowkit.cli.config import Database, prepare_folder
+from flowkit.cli.config import Database, has_runs, prepare
 from flowkit.cli.driving import resume_command
 from flowkit.cli.exits import FAILED, NOT_FOUND, SUCCESS, USAGE, Problem, say
 from flowkit.cli.looking import find_run, on_store
@@ -145,7 +146,7 @@ def import_file(database: Database, path: Path, run_id: str | None, *, json: boo
     else:
         print(record.run_id)
     say(f"run {record.run_id} of {record.workflow} ({record.status}): {record.head} events.")
-    option = f" --db {database.option}" if database.option else ""
+    option = f" --db {shlex.quote(database.option)}" if database.option else ""
     say(f"look at it: flowkit show {record.run_id}{option}")
     if record.status not in FINAL:
         say(f"go on with it, if nobody else does: {resume_command(record, database)}")
@@ -157,10 +158,12 @@ def _import(database: Database, path: Path, run_id: str | None) -> RunRecord:
         source = path.open("rb")
     except FileNotFoundError as error:
         raise Problem(f"there is no file {clean(path)}.", NOT_FOUND) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise Problem(f"{clean(path)}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a NUL in the path
         raise Problem(f"{clean(path)}: cannot be read: {error}.") from error
     with source:
-        database.path  # noqa: B018  (refused here, where a bad one is one line)
+        has_runs(database)  # refused here, where a bad one is one line
         if not source.seekable():
             raise Problem(
                 f"{clean(path)}: is read twice, so it must be a file. Save it, then import it."
@@ -168,7 +171,8 @@ def _import(database: Database, path: Path, run_id: str | None) -> RunRecord:
 
         try:
             whole = check_run(source)  # before a database is made for it
-            prepare_folder(database)
+            whole.name(run_id)
+            prepare(database)
             return anyio.run(_put, database, whole, source, run_id)
         except BadRunFile as error:
             raise Problem(f"{clean(path)}: {error}", USAGE) from error

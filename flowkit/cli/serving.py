@@ -1,110 +1,123 @@
-"""A model file behind an OpenAI-compatible server on loopback, and how fast it is."""
+"""`flowkit mcp serve`: the process. On stdio nothing but the protocol goes to stdout."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+import sys
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from flowkit.cli.exits import INTERRUPTED, Problem, say
-from flowkit.model.encode import encoded
-from flowkit.model.llama import Llama, Serving
-from flowkit.model.memory import resident_mb
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
 
-TOLD_EVERY_S = 5.0
-"""Seconds between two looks at the counters; a line is said when there is something new."""
+from flowkit.cli.config import Database, prepare
+from flowkit.cli.driving import GRACE_S, entered, model_for
+from flowkit.cli.exits import CONFIGURATION, Problem, say
+from flowkit.cli.offering import STATUS, Offering
+from flowkit.cli.targets import Target
+from flowkit.engine import Engine
+from flowkit.store import SqlStore
 
-_PROMPT = "The keeper climbed the stairs, lit the lamp, and wrote the hour into the book. " * 20
-_ANSWER_TOKENS = 48
+if TYPE_CHECKING:
+    from mcp.server import Server
 
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Tokens per second of reading prompts and of writing answers; 0 where there were none."""
-
-    prompt: float
-    generation: float
-
-    def __str__(self) -> str:
-        return f"prompt {self.prompt:.0f} tokens/s, generation {self.generation:.1f} tokens/s"
+HOST = "127.0.0.1"
 
 
-def speed(now: Mapping[str, float], before: Mapping[str, float]) -> Speed:
-    """The speed between two readings of the engine's counters."""
+def serve(targets: Sequence[Target], database: Database, port: int | None, wait_s: float) -> int:
+    """Serve until the client, or a signal, ends it; runs under way go on at the next start."""
+    from flowkit.errors import DeclarationError
+    from flowkit.nodes.tools.mcp import check_installed
 
-    def rate(tokens: str, seconds: str) -> float:
-        spent = now.get(seconds, 0.0) - before.get(seconds, 0.0)
-        return (now.get(tokens, 0.0) - before.get(tokens, 0.0)) / spent if spent > 0 else 0.0
-
-    return Speed(
-        rate("prompt_tokens_total", "prompt_seconds_total"),
-        rate("tokens_predicted_total", "tokens_predicted_seconds_total"),
-    )
-
-
-def measure(engine: Llama) -> Speed:
-    """Ask one question of some hundred tokens, and see how fast that goes."""
-    before = engine.counters()
-    body = {
-        "messages": [{"role": "user", "content": _PROMPT}],
-        "max_tokens": _ANSWER_TOKENS,
-        "ignore_eos": True,
-        "cache_prompt": False,
-        "stream": True,
-    }
-    engine.chat(encoded(body), _nothing)
-    return speed(engine.counters(), before)
-
-
-def _nothing(chunk: dict[str, Any]) -> None:
-    """Nobody reads the answer to a measurement."""
-
-
-def serve_file(serving: Serving, *, once: bool) -> None:
-    """Load a file, say how fast it is, and serve it until SIGINT or SIGTERM."""
-    began = time.monotonic()
-    engine = Llama(serving)
-    say(f"{serving.path.name} loaded in {time.monotonic() - began:.1f} s")
-    _say_speed(measure(engine))
-    if once:
-        engine.close()
-        return
-    each = f"{serving.context_tokens:,} tokens of context"
-    say(f"serving at {engine.address}, {each} for each of {serving.slots} request(s). Ask it with")
-    key = "" if serving.open else "FLOWKIT_API_KEY=... "
-    print(
-        f"{key}FLOWKIT_BASE_URL={engine.address} FLOWKIT_PROFILE=llama.cpp "
-        f"FLOWKIT_MODEL={serving.path.stem}",
-        flush=True,
-    )
     try:
-        _wait(engine)
+        check_installed()
+    except DeclarationError as error:
+        raise Problem(str(error), CONFIGURATION) from error
+    named: dict[str, Target] = {}
+    for each in targets:
+        name = each.workflow.name
+        if name in named or name == STATUS:
+            raise Problem(f"two tools would be named {name!r}: rename a workflow.")
+        named[name] = each
+    prepare(database)
+    # What nodes print is no data; the protocol takes the descriptor itself.
+    with contextlib.redirect_stdout(sys.stderr):
+        signum = anyio.run(_session, named, database, port, wait_s)
+    return 128 + signum if signum else 0
+
+
+async def _session(
+    targets: dict[str, Target], database: Database, port: int | None, wait_s: float
+) -> int:
+    from flowkit.model import OfflineModel, OpenAIModel
+
+    ended, caught = anyio.Event(), list[int]()
+    some = next(iter(targets.values()))
+    rules = {key: rule for each in targets.values() for key, rule in each.rules.items()}
+    model = model_for(some) if OpenAIModel.configured() else OfflineModel(rules)
+    resources = list({id(each): each for t in targets.values() for each in t.resources}.values())
+    async with anyio.create_task_group() as tasks:
+        async with (
+            SqlStore(database.target) as store,
+            entered(resources) as given,
+            Engine(
+                store, workflows=[each.workflow for each in targets.values()], model=model,
+                resources=given, recover=True, grace_s=GRACE_S,
+            ) as engine,
+        ):  # fmt: skip
+            server = Offering(engine, store, targets, wait_s).server()
+            await tasks.start(_listen, ended, caught)
+            tasks.start_soon(_stdio, server, ended) if port is None else tasks.start_soon(
+                _http, server, port, tasks, ended
+            )
+            await ended.wait()
+        if caught and port is None:
+            # A thread waits in a read of stdin, which nothing ends; all that counts is on disk.
+            os._exit(128 + caught[0])
+        tasks.cancel_scope.cancel()
+    return caught[0] if caught else 0
+
+
+async def _listen(ended: anyio.Event, caught: list[int], *, task_status: TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for signum in signals:
+            if caught:
+                os._exit(128 + signum)
+            caught.append(int(signum))
+            ended.set()
+
+
+async def _stdio(server: Server[Any], ended: anyio.Event) -> None:
+    from mcp.server.stdio import stdio_server
+
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            with contextlib.redirect_stdout(sys.__stdout__):  # which the SDK takes for itself
+                read, write = await stack.enter_async_context(stdio_server())
+            await server.run(read, write, server.create_initialization_options())
     finally:
-        engine.close()
+        ended.set()
 
 
-def _wait(engine: Llama) -> None:
-    """Say how fast answers were, until somebody stops us."""
+async def _http(server: Server[Any], port: int, tasks: TaskGroup, ended: anyio.Event) -> None:
+    """On loopback alone; the SDK refuses hosts and origins that are not this machine's own names."""
+    import uvicorn
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise Problem("stopped serving.", 128 + signum)
+    class Http(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None]:
+            yield  # they are caught here
 
-    signal.signal(signal.SIGTERM, stop)
-    before = engine.counters()
+    app = server.streamable_http_app(host=HOST)
+    config = uvicorn.Config(app, host=HOST, port=port, log_config=None, timeout_graceful_shutdown=2)
+    http = Http(config)
+    socket = config.bind_socket()
+    say(f"serving on http://{HOST}:{socket.getsockname()[1]}/mcp")
     try:
-        while True:
-            time.sleep(TOLD_EVERY_S)
-            now = engine.counters()
-            if now.get("tokens_predicted_total") != before.get("tokens_predicted_total"):
-                _say_speed(speed(now, before))
-            before = now
-    except KeyboardInterrupt:
-        raise Problem("stopped serving.", INTERRUPTED) from None
-
-
-def _say_speed(found: Speed) -> None:
-    memory = resident_mb()
-    say(f"{found}" + (f", memory {memory:,.0f} MB" if memory else ""))
+        await http.serve([socket])
+    finally:
+        socket.close()
+        ended.set()

@@ -141,7 +141,8 @@ def unknown_step(state: State, key: str) -> str:
     """That there is no such step, the names that come near, and how rounds and turns are named."""
     own = [view.key for view in state.views()]
     names = list(dict.fromkeys([*(each for each in state.slots if each != INPUT), *state.by_exec]))
-    near = difflib.get_close_matches(key, names, n=3)
+    inner = [name for name in names if name.endswith(f"/{key}")]  # a planned step, by its own name
+    near = inner[:3] or difflib.get_close_matches(key, names, n=3)
     if near:
         listed = f"Did you mean {', '.join(near)}?"
     else:

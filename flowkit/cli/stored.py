@@ -43,6 +43,9 @@ def fork(  # noqa: PLR0913  (a command's options)
         str, typer.Option("--model", metavar="NAME", help="The model that the new run asks.")
     ] = "",
     run_id: Annotated[str | None, typer.Option("--run-id", help="The new run's id.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would share and do again; do nothing.")
+    ] = False,
     on_change: OnChangeOption = "refuse",
     out: OutOption = None,
     reasoning: ReasoningOption = False,
@@ -73,7 +76,11 @@ def fork(  # noqa: PLR0913  (a command's options)
     values = going_back.read_values(given or [], fold(journal), loaded)
     wanted = going_back.Wanted(at or [], values, named, run_id, policy)
     plan = going_back.planned(journal, wanted, loaded, database)
+    going_back.check_free(database, journal.record, run_id)
     asked = named or asked_model(database, record.run_id)
+    if dry_run:
+        driving.model_for(loaded, asked)
+        return going_back.dry_run(record, plan, wanted, json=json)
     told = options(db, out, json, quiet, reasoning, on_change=on_change, model=asked)
     driving.model_for(loaded, asked)  # one that cannot be asked is refused before anything is said
     going_back.tell_plan(record.run_id, plan, wanted, quiet=quiet)

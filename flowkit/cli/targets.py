@@ -47,6 +47,11 @@ class Target:
         """How the offline stand-in answers for this workflow; empty if it was given no rules."""
         return dict(getattr(self.module, "OFFLINE_RULES", {}))
 
+    @property
+    def resources(self) -> list[object]:
+        """The module's RESOURCES: what its nodes get by `ctx.resource(Type)`."""
+        return list(getattr(self.module, "RESOURCES", ()))
+
 
 def load_target(text: str) -> Target:
     """Import what TARGET names. Everything that can be wrong with it is one line, exit code 2."""

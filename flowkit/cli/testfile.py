@@ -15,13 +15,14 @@ import anyio
 import flowkit.events as ev
 from flowkit.asking import CONTEXT_TOKENS
 from flowkit.cli.config import Database
-from flowkit.cli.driving import model_for
+from flowkit.cli.driving import entered, model_for
 from flowkit.cli.exits import SUCCESS, Problem, say
 from flowkit.cli.looking import find_run, on_store
 from flowkit.cli.runfile import new_file, refuse_present, tell, write_whole
 from flowkit.cli.targets import Target, target_of_run
 from flowkit.cli.text import clean, rfc3339, to_json
 from flowkit.ports import RunRecord, Windowed
+from flowkit.rewind import graph_of
 from flowkit.store import SqlStore
 from flowkit.testing.recording import Recording
 from flowkit.testing.replay import Replay, requests_of
@@ -97,7 +98,11 @@ async def _replay(
     model = model_for(target)
     window = model.context_tokens if isinstance(model, Windowed) else CONTEXT_TOKENS
     try:
-        return await requests_of(target.workflow, recording, run=run, models=[(model.name, window)])
+        async with entered(target.resources if run else ()) as resources:
+            return await requests_of(
+                target.workflow, recording, run=run, resources=resources,
+                models=[(model.name, window)],
+            )  # fmt: skip
     finally:
         close = getattr(model, "aclose", None)
         if close is not None:
@@ -107,9 +112,14 @@ async def _replay(
 def _advice(
     target: Target, recording: Recording, run: Sequence[str], replayed: Replay[Any], path: Path
 ) -> list[str]:
-    lines = [f"test: {clean(path)}. Run it with: pytest {clean(path)}"]
+    lines = [f"test: {clean(path)}. Run it with: pytest {clean(path)} (pip install pytest)"]
     if replayed.difference:
         lines.append(f"it fails already with the present code: {replayed.difference}")
+    if run and target.resources:
+        lines.append(
+            f"what the test runs may need the resources of {target.module.__name__}: give them to it, "
+            "replay(..., resources=...)."
+        )
     asking = _asking(target, recording)
     if left := [name for name in asking if name not in run]:
         lines.append(
@@ -125,8 +135,8 @@ def _asking(target: Target, recording: Recording) -> list[str]:
     keys = {
         event.key for event in recording.file.events if isinstance(event.payload, ev.ModelAnswered)
     }
-    started = recording.file.events[0].payload
-    steps = list(started.graph.steps) if isinstance(started, ev.RunStarted) else []
+    graph = graph_of(recording.file.events)
+    steps = list(graph.steps) if graph is not None else []
     for event in recording.file.events:
         if isinstance(event.payload, ev.Planned):
             steps += event.payload.steps

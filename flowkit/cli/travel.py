@@ -12,17 +12,19 @@ from flowkit.changes import OnChange
 from flowkit.cli.config import Database
 from flowkit.cli.deploys import advised, ways_of
 from flowkit.cli.driving import Begin, command_tail
-from flowkit.cli.exits import CONFIGURATION, NOT_FOUND, Problem, say
+from flowkit.cli.exits import CONFIGURATION, NOT_FOUND, SUCCESS, Problem, say
 from flowkit.cli.inputs import check_json, read_json
 from flowkit.cli.lineage import listed
+from flowkit.cli.looking import on_store
 from flowkit.cli.step import unknown_step
+from flowkit.cli.table import Column, print_table
 from flowkit.cli.targets import Target
-from flowkit.cli.text import clean, counted
+from flowkit.cli.text import clean, counted, to_json
 from flowkit.engine import Engine
-from flowkit.errors import VersionMismatch
+from flowkit.errors import RunConflict, VersionMismatch
 from flowkit.fork import ForkPlan, plan_fork
 from flowkit.graph import INPUT
-from flowkit.ports import Journal
+from flowkit.ports import Journal, RunQuery, RunRecord
 from flowkit.rewind import Fold
 from flowkit.state import State
 
@@ -109,13 +111,55 @@ def planned(journal: Journal, wanted: Wanted, target: Target, database: Database
         raise Problem("\n".join(lines), CONFIGURATION) from error
 
 
-def tell_plan(run_id: str, plan: ForkPlan, wanted: Wanted, *, quiet: bool) -> None:
-    """Say what the fork shares and does again; and in any case which effects happen again."""
+def check_free(database: Database, base: RunRecord, new_id: str | None) -> None:
+    """`RunConflict` if a run has the id; a fork of this one that was left half made may be made again."""
+    if new_id is None:
+        return
+    found = on_store(database, lambda store: store.runs(RunQuery(run_id=new_id)))
+    if found and not (found[0].half_made and found[0].base == base.run_id):
+        raise RunConflict(
+            f"a run with the id {new_id!r} exists already, and nothing was changed. Take another --run-id, or "
+            f"look at that one: flowkit show {new_id}."
+        )
+
+
+def dry_run(record: RunRecord, plan: ForkPlan, wanted: Wanted, *, json: bool) -> int:
+    """Tell what the fork would begin with; nothing runs, nothing is written."""
+    if json:
+        data = {
+            "run_id": record.run_id,
+            "workflow": record.workflow,
+            "shared": list(plan.shared),
+            "set": list(wanted.values),
+            "again": list(plan.again),
+            "effects_again": list(plan.once),
+            "changes": list(plan.changes),
+        }
+        print(to_json(data))
+        return SUCCESS
+    rows = [[key, "shared", ""] for key in plan.shared]
+    rows += [[key, "set", ""] for key in wanted.values]
+    why = "its effect is to happen once, and happens again"
+    rows += [[key, "done again", why if key in plan.once else ""] for key in plan.again]
+    rows += [[key, "done again", why] for key in plan.once if key not in plan.again]
+    print_table([Column("STEP"), Column("WHAT"), Column("WHY", wide=True)], rows)
+    print()
+    for change in plan.changes:
+        print(f"the workflow differs: {clean(change)}")
+    print(_summary(record.run_id, plan, wanted))
+    return SUCCESS
+
+
+def _summary(run_id: str, plan: ForkPlan, wanted: Wanted) -> str:
     again = f"done again: {listed(plan.again)}" if plan.again else "nothing done is done again"
     given = f"; set: {listed(list(wanted.values))}" if wanted.values else ""
-    shared = counted(len(plan.shared), "finished step")
+    return f"fork of {run_id}: {counted(len(plan.shared), 'finished step')} shared; {again}{given}."
+
+
+def tell_plan(run_id: str, plan: ForkPlan, wanted: Wanted, *, quiet: bool) -> None:
+    """Say what the fork shares and does again; and in any case which effects happen again."""
     if not quiet:
-        say(f"fork of {run_id}: {shared} shared; {again}{given}.")
+        say(_summary(run_id, plan, wanted))
     if plan.once:
         say(
             f"warning: these effects, which are to happen once, happen again in the fork: {listed(plan.once)}."

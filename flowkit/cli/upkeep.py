@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 DbOption = Annotated[
     str | None,
     typer.Option(
-        "--db", metavar="PATH", help="The database; else $FLOWKIT_DB, flowkit.toml, data dir."
+        "--db",
+        metavar="PATH|URL",
+        help="The database, a file or postgresql://...; else $FLOWKIT_DB, flowkit.toml, data dir.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on stdout, with stable keys.")]
@@ -52,7 +54,9 @@ def gc(
     from flowkit.cli.config import find_database
     from flowkit.cli.looking import on_store
 
-    if bool(older_than) == bool(runs):
+    if older_than and runs:
+        raise Problem("--older-than or --run, one of the two; nothing was deleted.")
+    if not (older_than or runs):
         raise Problem("say which runs: --older-than 30d, or --run RUN; nothing was deleted.")
     if runs and status:
         raise Problem("--status goes with --older-than; --run names the runs itself.")
@@ -111,6 +115,8 @@ def _days(text: str) -> float:
         age = now - parse_since(text, now)
     except (ValueError, OverflowError) as error:
         raise Problem(f"--older-than {text!r}: write 12h, 30d, 8w, or a date.") from error
+    if age > now:
+        raise Problem(f"--older-than {text!r} lies before 1970; nothing was deleted.")
     if age < 0:
         raise Problem(f"--older-than {text!r} lies in the future; nothing was deleted.")
     return age / _DAY_S

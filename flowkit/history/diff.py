@@ -45,7 +45,8 @@ class Outcome:
 
     `status`: "done", "planned", "accepted", "rejected", "failed", or "open". `feedback`: a rejection's.
     `failed`: the attempts that failed, as texts. `answers`: what models answered in the last attempt, in
-    order. `set`: somebody gave the value. `inputs`, `code`: hash of what it was given, fingerprint of
+    order. `set`: a fork was given the value; `decided`: a person or a probe said it, of an outcome that
+    was unknown. `inputs`, `code`: hash of what it was given, fingerprint of
     its node.
     """
 
@@ -62,6 +63,7 @@ class Outcome:
     answers: tuple[Value, ...] = ()
     usage: Usage = field(default_factory=Usage)
     set: bool = False
+    decided: bool = False
     inputs: str = ""
     code: str = ""
 
@@ -226,7 +228,8 @@ def _outcome(
         failed=tuple(str(each.error) for each in failed),
         answers=tuple(_answers(events)),
         usage=usage_of(events),
-        set=isinstance(last.payload, ev.Decided),
+        set=isinstance(last.payload, ev.Decided) and last.payload.how == "set",
+        decided=isinstance(last.payload, ev.Decided) and last.payload.how != "set",
         inputs=getattr(last.payload, "input_hash", ""),
         code=specs[node].fingerprint,
     )

@@ -27,11 +27,11 @@ from typing import Any, BinaryIO, Final, cast
 import pydantic_core
 
 import flowkit.events as ev
-from flowkit.errors import FlowkitError, RunConflict, StoreUnusable
-from flowkit.events import Event
-from flowkit.graph import check, check_name
+from flowkit.errors import FlowkitError, ResumeError, RunConflict, StoreUnusable
+from flowkit.events import FINAL, Event
+from flowkit.graph import Graph, check, check_name
 from flowkit.ports import Artifacts, RunQuery, RunRecord, Store
-from flowkit.state import State
+from flowkit.rewind import Fold
 from flowkit.store.encoding import decode, encode
 from flowkit.store.rules import Batch, Run
 from flowkit.values import Value, combine
@@ -42,6 +42,8 @@ VERSION: Final = 1
 _DIGEST: Final = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _NAMED: Final = re.compile(rb'sha256\\*":\s*\\*"([0-9a-f]{64})')
 """The hash of an `Artifact` value, also where its JSON stands inside other JSON."""
+
+_NO_RUN: Final = "this is no exported run. Give a file that `flowkit export` has written."
 
 _LIVE: Final = frozenset(map(ev.kind_of, (ev.Started, ev.Progress)))
 _INT_MAX: Final = 2**31 - 1
@@ -76,6 +78,24 @@ class RunFile:
     artifacts: Mapping[str, int]
     notes: Sequence[Mapping[str, Any]]
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run has come to an end, which a retry may open again."""
+        change = Batch.of(self.events).change
+        return change is not None and change[0] in FINAL
+
+    def name(self, run_id: str | None) -> str:
+        """The id under which it is imported; `ResumeError` if it may not have this one."""
+        own = self.record.run_id
+        name = check_name(run_id if run_id is not None else own, "run id")
+        if name != own and not self.ended:
+            raise ResumeError(
+                f"run {own!r} has not ended, and idempotency keys are made of the id: under another one an "
+                f"effect that was under way would be done again as a new one. Import it under its own id, "
+                f"into a database that has no run of that."
+            )
+        return name
+
 
 # ---- writing
 
@@ -91,13 +111,18 @@ async def write_run(
     """Write a run, one line at a time.
 
     Raises:
-        RunNotFound: no run has this id. BadRunFile: the run has no event yet.
+        RunNotFound: no run has this id. BadRunFile: the run has no event yet (of its own, as a fork).
         StoreUnusable: a large value is not in the store, or is another than it was.
     """
     journal = await store.load(run_id)
     record, lines = journal.record, _Lines(write)
     if not journal.events:
         raise BadRunFile(f"run {run_id!r} has no event yet, so there is nothing to export.")
+    if record.half_made:
+        raise BadRunFile(
+            f"run {run_id!r} is a fork that was only half made, since its process died: fork "
+            f"{record.base!r} again under this id, then export it."
+        )
     run = {
         "id": record.run_id,
         "workflow": record.workflow,
@@ -242,6 +267,7 @@ async def read_run(
 
     Raises:
         BadRunFile: as `check_run`. RunConflict: the store has a run of this id; nothing was changed.
+        ResumeError: another id for a run that has not ended: it would go on under other idempotency keys.
     """
     source.seek(0)
     return await put_run(check_run(source), source, store, artifacts, run_id=run_id)
@@ -257,13 +283,13 @@ async def put_run(
 ) -> RunRecord:
     """As `read_run`, with what `check_run` made of the same file."""
     record = whole.record
-    name = check_name(run_id if run_id is not None else record.run_id, "run id")
+    name = whole.name(run_id)
     epochs = [each.payload.epoch for each in whole.events if isinstance(each.payload, ev.Claimed)]
     row = RunRecord(
         name, record.workflow, record.input_hash, record.created_at,
         epoch=epochs[-1] if epochs else _FIRST_EPOCH,
     )  # fmt: skip
-    begun = await _begun(store, row)
+    begun = await _begun(store, row, whole)
     source.seek(0)
     for line in source:
         data = cast("dict[str, Any]", pydantic_core.from_json(line))
@@ -275,7 +301,7 @@ async def put_run(
     return (await store.load(name, after=len(whole.events))).record
 
 
-async def _begun(store: Store, row: RunRecord) -> RunRecord | None:
+async def _begun(store: Store, row: RunRecord, whole: RunFile) -> RunRecord | None:
     """What an interrupted import of the same run has left; `RunConflict` for any other run."""
     found = await store.runs(RunQuery(run_id=row.run_id))
     if not found:
@@ -283,9 +309,9 @@ async def _begun(store: Store, row: RunRecord) -> RunRecord | None:
     old = found[0]
     same = (old.workflow, old.input_hash, old.created_at)
     if old.head or old.owner or same != (row.workflow, row.input_hash, row.created_at):
+        way = "under another id (--as RUN_ID)" if whole.ended else "into another database"
         raise RunConflict(
-            f"the store has a run {row.run_id!r} already; nothing was changed. Import it under another id "
-            f"(--as RUN_ID)."
+            f"the store has a run {row.run_id!r} already; nothing was changed. Import it {way}."
         )
     return old
 
@@ -322,6 +348,8 @@ class _Reader:
     def take(self, line: bytes) -> None:
         if self._ended:
             raise BadRunFile("it stands after the last line. Export the run again.")
+        if self._record is None and not line.lstrip().startswith(b'{"format"'):
+            raise BadRunFile(_NO_RUN)
         if not line.endswith(b"\n"):
             raise BadRunFile("the file is cut off in it. Copy the file again, or export anew.")
         data = _object(pydantic_core.from_json(line, allow_inf_nan=False), "the line")
@@ -401,14 +429,16 @@ class _Reader:
         """Prove that the events are a run's, and that all they cannot do without is there."""
         if not self._events:
             raise BadRunFile("line 2: the run has no event. Nothing was imported.")
-        state = State()
+        folded = Fold()
         for number, event in zip(self._at, self._events, strict=True):
             with _refusing(number):
                 if event.seq == 1:
                     _check_begin(event, record)
+                if isinstance(event.payload, ev.Rewound) and event.payload.graph is not None:
+                    _check_graph(event.payload.graph)
                 self._check_value(event)
                 try:
-                    state.apply(event)
+                    folded.apply(event)
                 except _UNFOLDABLE as error:
                     raise BadRunFile(
                         f"event {event.seq} ({event.kind}) does not follow from those before it "
@@ -431,7 +461,7 @@ class _Reader:
 
 def _header(data: Mapping[str, Any]) -> RunRecord:
     if data.get("format") != FORMAT:
-        raise BadRunFile("this is no exported run. Give a file that `flowkit export` has written.")
+        raise BadRunFile(_NO_RUN)
     if data.get("version") != VERSION:
         raise BadRunFile(
             f"the file has format {data.get('version')!r}, written by flowkit {data.get('flowkit')!r}; "
@@ -455,8 +485,12 @@ def _check_begin(event: Event, record: RunRecord) -> None:
     text = begun.value.text if begun.value is not None else None
     if text is not None and combine([record.workflow, text]) != record.input_hash:
         raise BadRunFile("the input has another hash than the first line says.")
+    _check_graph(begun.graph)
+
+
+def _check_graph(graph: Graph) -> None:
     try:
-        check(begun.graph)
+        check(graph)
     except _UNFOLDABLE as error:
         raise BadRunFile(f"its graph cannot run: {str(error)[:300]}") from error
 

@@ -24,7 +24,7 @@ class OfflineModel:
     """Answers by rules: deterministic, without network, without a mind.
 
     A rule is named after the schema of the wanted answer; where a request has none, after one of the
-    tools that it offers, such as a planner's own `answer`. So that a shipped workflow runs, and shows
+    tools that it offers, such as a planner's own `answer`; the rule "" is for plain text. So that a shipped workflow runs, and shows
     what it does, before anybody has a key. A request that no rule is for raises `NoModel`.
     """
 
@@ -51,7 +51,7 @@ class OfflineModel:
 
     def _rule(self, request: ModelRequest) -> Rule:
         tools = [str(tool["name"]) for tool in request.tools]
-        for name in [request.schema_name] if request.schema_name else tools:
+        for name in [request.schema_name] if request.schema_name else tools or [""]:
             if name in self._rules:
                 return self._rules[name]
         wanted = f"for {request.schema_name!r}" if request.schema_name else "for free text"

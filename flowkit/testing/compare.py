@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
+
+from flowkit.values import compact
 
 SHOWN_MAX = 60
 
@@ -39,6 +42,33 @@ def _differ(
         return ""
     same = wanted == found and isinstance(wanted, bool) == isinstance(found, bool)
     return "" if same else f"{_name(path)} is {_shown(found)}, not {_shown(wanted)}"
+
+
+def has(value: Any, path: str) -> bool:
+    """Whether a JSON value has a field of this path."""
+    found: list[Any] = [value]
+    for part in path.split("."):
+        inner: list[Any] = []
+        for each in found:
+            if isinstance(each, dict):
+                fields = cast("dict[str, Any]", each)
+                inner += [item for name, item in fields.items() if part in ("*", name)]
+            elif isinstance(each, list):
+                items = cast("Sequence[Any]", each)
+                inner += [item for n, item in enumerate(items) if part in ("*", str(n))]
+        found = inner
+    return bool(found)
+
+
+def more_or_less(wanted: Sequence[Any], found: Sequence[Any]) -> str:
+    """What stands in a ledger oftener or more seldom than it should, in words; empty for nothing."""
+    one, other = (Counter(compact(each) for each in entries) for entries in (wanted, found))
+    told = [
+        f"{text[:60]} {other[text]} times, not {one[text]}"
+        for text in [*one, *(text for text in other if text not in one)]
+        if one[text] != other[text]
+    ]
+    return "; ".join(told[:3])
 
 
 def _covers(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:

@@ -6,7 +6,6 @@ gives them the recorded answers of models, results of calls, and signals; nothin
 
 from __future__ import annotations
 
-import builtins
 import copy
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -16,21 +15,22 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 
-import flowkit.errors as fault
 import flowkit.events as ev
 from flowkit.asking import CONTEXT_TOKENS, JournaledModel, read_answer
 from flowkit.chat import ChatMessage, ModelAnswer, ModelRequest, OnDelta, Usage
 from flowkit.dsl import Workflow
-from flowkit.errors import BadModelAnswer, Fatal, ModelError, Replan, Retry
+from flowkit.errors import Retry
 from flowkit.events import Error, Event, StepView
 from flowkit.node import AnyNode, Context, ModelHandle
 from flowkit.plan import Turn
-from flowkit.policy import Policy
+from flowkit.policy import Policy, Trust
 from flowkit.ports import Windowed
 from flowkit.testing import words
 from flowkit.testing.compare import difference
+from flowkit.testing.raising import model_error, raised_as, raised_then, retried_after
 from flowkit.testing.recording import Asked, Called, Outcome, Recorded
 from flowkit.testing.twin import Attempt, place
 from flowkit.values import Artifact, Codec, combine, parse
@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 Models = Sequence[tuple[str, int]]
 """Names of models in order of preference, and how long a conversation each takes, in tokens."""
+
+AFTER_ALL_S: Final = 1e9
 
 IN_ORDER_S: Final = 1.0
 """How long an outcome waits for one that was recorded before it and does not come."""
@@ -69,18 +71,32 @@ class Playback:
         self.asked: list[Asked] = []
         self.called: list[Called] = []
         self.asking: ContextVar[_Asking] = ContextVar("asking")
+        self.ends = 0
+        """How often the run has ended in the replay."""
         self._fallbacks = workflow.fallbacks
         self._used: set[int] = set()
         stand_ins = {name for name, node in workflow.nodes.items() if self.stands_in(node)}
         self._line = deque(
-            at for at, outcome in recorded.outcomes.items() if outcome.node in stand_ins
+            at
+            for at, outcome in recorded.outcomes.items()
+            if outcome.node in stand_ins or recorded.was_set(at)
         )
+        self._at_turn: set[Attempt] = set()
         self._loose = False
+        self._delayed = False
+        """Whether a retry was not due yet, or just due, when the run ended."""
         self._moved = anyio.Event()
 
     def stands_in(self, node: AnyNode) -> bool:
         """Whether a node is not run."""
         return node.kind == "tool" and node.name not in self.run
+
+    async def hold(self, ctx: Context) -> None:
+        """Keep back an attempt that had not begun when the run ended: delays are over at once only here."""
+        at, ends = place(ctx), self.recorded.end_seqs[self.ends :]
+        outcome = self.recorded.outcomes.get(at)
+        if ends and (outcome.event.seq > ends[0] if outcome else self.recorded.in_flight(at)):
+            await ctx.sleep(AFTER_ALL_S)  # durably, so that the run may end meanwhile
 
     # ---- differences
 
@@ -120,7 +136,7 @@ class Playback:
         await self._wait_turn(at)
         self._use(outcome.event)
         if outcome.error is not None:
-            raise self._raised(outcome.node, outcome.error, outcome.then, last=outcome.last)
+            raise self._raised(at, outcome, outcome.error)
         codec, text = node.codec(), outcome.value.text if outcome.value else None
         try:
             return codec.load(text or "null") if codec is not None else None
@@ -156,27 +172,50 @@ class Playback:
 
     async def _wait_turn(self, at: Attempt) -> None:
         """Outcomes come in the order in which they were recorded, since that may decide what follows."""
-        while not self._loose and self._line and self._line[0] != at:
+        self._at_turn.add(at)
+        self._move()
+        while not self._loose and self._line and not self._is_next(at):
             with anyio.move_on_after(IN_ORDER_S) as late:
                 await self._moved.wait()
             if late.cancelled_caught:
                 self._loose = True
         if at in self._line:
             self._line.remove(at)
+        self._pass_time()
+        self._move()
+
+    def _pass_time(self) -> None:
+        """When nothing more comes before the run's end, it is the time of that end."""
+        for seq in self.recorded.end_seqs[self.ends :][:1] if self._delayed else ():
+            if all(self.recorded.outcomes[each].event.seq > seq for each in self._line):
+                ends = (each.at for each in self.recorded.events if each.seq == seq)
+                self.now = max(self.now, *ends)
+
+    def _is_next(self, at: Attempt) -> bool:
+        """What ends the run comes when all has begun that was under way then: nothing new starts after it."""
+        outcome, ends = self.recorded.outcomes[at], self.recorded.ends[self.ends :]
+        if self._line[0] != at or not ends:
+            return self._line[0] == at
+        if ends[0].step != at[0] or outcome.then not in ("fail", "fatal"):
+            return True
+        last = self.recorded.end_seqs[self.ends]
+        before = (each for each in self._line if self.recorded.outcomes[each].event.seq < last)
+        return self._at_turn.issuperset(before)
+
+    def _move(self) -> None:
+        """Let those look who wait for their turn."""
         self._moved.set()
         self._moved = anyio.Event()
 
-    def _raised(self, node: str, error: Error, then: str, *, last: bool) -> BaseException:
+    def _raised(self, at: Attempt, outcome: Outcome, error: Error) -> BaseException:
         """A recorded error as one that has the same name, the same text, and the same consequence."""
-        given = {"fatal": Fatal, "replan": Replan}.get(then)
+        node, then, (key, alternative, attempt) = outcome.node, outcome.then, at
+        if then == "retry" and self.recorded.in_flight((key, alternative, attempt + 1)):
+            self._delayed = True
+            due = getattr(outcome.event.payload, "retry_at", None)
+            return retried_after(error, (due or self.now) - self.now)
         moves = next((on for names, on in self._fallbacks.items() if node in names), (Exception,))
-        known = {each.__name__: each for each in moves}
-        base: type[BaseException] = given or known.get(error.type) or _class_of(error.type)
-        if then == "next" and not issubclass(base, moves):
-            base = moves[0]
-        if then == "fail" and not last and issubclass(base, moves):
-            base = BaseException  # it was of a class that did not move on
-        return _made(base, error)
+        return raised_then(error, then, last=outcome.last, moves=moves)
 
     # ---- what nodes ask
 
@@ -210,14 +249,14 @@ class Playback:
             self.differ(f"{words.where(at)}: {told}")
         self._use(event)
         if answered.error is not None:
-            raise _model_error(answered, answered.error)
+            raise model_error(answered, answered.error)
         return read_answer(answered.value.text or "" if answered.value else "")
 
     async def _fail_as_recorded(self, at: Attempt) -> None:
         """An attempt that failed while it asked, as by its timeout, fails there again."""
         outcome = self.recorded.outcomes.get(at)
         if outcome is not None and outcome.error is not None:
-            raise self._raised(outcome.node, outcome.error, outcome.then, last=outcome.last)
+            raise self._raised(at, outcome, outcome.error)
 
     async def called_tool(self, at: Attempt, tool: AnyNode, args: Sequence[Any]) -> AnyNode:
         """What stands for a tool in this one call of it inside a node."""
@@ -248,7 +287,7 @@ class Playback:
 
         async def run(ctx: Context, *_: Any) -> Any:
             if answered.error is not None:
-                raise _made(Exception, answered.error)
+                raise raised_as(Exception, answered.error)
             codec = first.codec()
             text = answered.value.text if answered.value else None
             return codec.load(text or "null") if codec is not None else None
@@ -308,47 +347,6 @@ def _normal(node: AnyNode, outcome: Outcome) -> list[str]:
     return found
 
 
-# ---- errors
-
-
-def _class_of(name: str) -> type[BaseException]:
-    for where in (fault, builtins):
-        found: object = getattr(where, name, None)
-        if isinstance(found, type) and issubclass(found, Exception):
-            return found
-    return Exception
-
-
-def _made(base: type[BaseException], error: Error) -> BaseException:
-    """An error of this class, under the recorded name and with the recorded text."""
-
-    def begin(self: BaseException, *_: object) -> None:
-        BaseException.__init__(self, error.message)
-        if isinstance(self, Retry):
-            self.after_s = None
-
-    def text(self: BaseException) -> str:
-        return error.message
-
-    body: dict[str, Any] = {"__init__": begin, "__str__": text}
-    return cast(BaseException, type(error.type, (base,), body)())
-
-
-def _model_error(answered: ev.ModelAnswered, error: Error) -> ModelError:
-    found = _class_of(error.type)
-    kind = found if issubclass(found, ModelError) else ModelError
-    made = kind(error.message)
-    if kind is ModelError and error.type != "ModelError":
-        made = cast(ModelError, type(error.type, (ModelError,), {})(error.message))
-    made.args = (error.message,)  # some classes add to what they are given
-    made.retryable = answered.retry_at is not None
-    if isinstance(made, BadModelAnswer) and answered.usage != Usage():
-        made.answer = ModelAnswer(
-            ChatMessage("assistant"), usage=answered.usage, model=answered.model
-        )
-    return made
-
-
 # ---- what stands in
 
 
@@ -374,12 +372,17 @@ class RecordedModel:
 def stand_in(node: AnyNode, playback: Playback, models: Models) -> AnyNode:
     """A node in its place: a tool that gives its recorded outcome, or the node itself, told what it asks."""
     twin = copy.copy(node)
-    twin.policy = replace(node.policy, timeout_s=None, backoff_s=0.0, concurrency=None)
+    # Nobody is asked: what was denied is a recorded failure.
+    twin.policy = replace(
+        node.policy, timeout_s=None, backoff_s=0.0, concurrency=None, trust=Trust()
+    )
+    setattr(twin, "_spec", None)  # noqa: B010  (what it has kept of its policy)
     twin.models = [RecordedModel(playback, name, window) for name, window in models]
     function = None if playback.stands_in(node) else node.threaded
 
     async def run(ctx: Context, *args: Any) -> Any:
-        if playback.stands_in(node):
+        await playback.hold(ctx)
+        if playback.stands_in(node) or playback.recorded.was_set(place(ctx)):
             return await playback.give(ctx, node, args)
         if node.kind == "tool":
             playback.check_inputs(place(ctx), node, args)
@@ -390,6 +393,9 @@ def stand_in(node: AnyNode, playback: Playback, models: Models) -> AnyNode:
 
     def threaded(ctx: Context, *args: Any) -> Any:
         assert function is not None
+        anyio.from_thread.run(playback.hold, ctx)
+        if playback.recorded.was_set(place(ctx)):
+            return anyio.from_thread.run(playback.give, ctx, node, args)
         if node.kind == "tool":
             playback.check_inputs(place(ctx), node, args)
         try:

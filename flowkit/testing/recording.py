@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -25,6 +26,7 @@ from flowkit.graph import Source
 from flowkit.history.file import BadRunFile, RunFile, check_run, write_run
 from flowkit.ports import Artifacts, RunRecord, Store
 from flowkit.reading import Reading
+from flowkit.rewind import Fold
 from flowkit.slot import Slot, Wait
 from flowkit.state import State
 from flowkit.store.memory import MemoryStore
@@ -229,6 +231,7 @@ class Recorded:
     failures: dict[str, list[Error]] = field(default_factory=dict[str, "list[Error]"])
     ends: list[ev.RunEnded] = field(default_factory=list[ev.RunEnded])
     """How it ended by its own steps; each but the last was followed by a `retry`."""
+    end_seqs: list[int] = field(default_factory=list[int])
     late: bool = False
     """Whether its deadline has ended it, at least once."""
     requests: dict[tuple[Attempt, str], Request] = field(
@@ -240,6 +243,12 @@ class Recorded:
     models: dict[str, list[tuple[str, int]]] = field(
         default_factory=dict[str, "list[tuple[str, int]]"]
     )
+
+    def was_set(self, place: Attempt) -> bool:
+        """Whether its result was set, in place of what its node would give."""
+        outcome = self.outcomes.get(place)
+        payload = outcome.event.payload if outcome is not None else None
+        return isinstance(payload, ev.Decided) and payload.how == "set"
 
     @property
     def cut(self) -> bool:
@@ -264,8 +273,12 @@ class Recorded:
 
 
 def recorded(recording: Recording, codec: Codec) -> Recorded:
-    """Fold a recording; `codec` is that of the workflow's input."""
-    events = [_inlined(event, recording.artifacts) for event in recording.file.events]
+    """Fold what holds of a recording; `codec` is that of the workflow's input.
+
+    A replay knows no going back: of a fork, and of a run that went on after a deploy, it does what led to
+    where the run stands, by the graph that it stands by.
+    """
+    events = [_inlined(event, recording.artifacts) for event in _holding(recording.file.events)]
     begun = events[0].payload
     assert isinstance(begun, ev.RunStarted)
     state = State()
@@ -276,10 +289,26 @@ def recorded(recording: Recording, codec: Codec) -> Recorded:
         if outcome is not None:
             place = (event.key, outcome.event.alternative, outcome.event.attempt)
             made.outcomes[place] = outcome
-        state.apply(event)
+        state.refold(event)
         _keep(made, event)
     _read_notes(made, recording.file.notes)
     return made
+
+
+def _holding(events: Sequence[Event]) -> list[Event]:
+    """The events that still hold, and the failures that a fork has begun with, as a retry would."""
+    live = Fold().apply_all(events).live
+    holds, causes, lost = {event.seq for event in live}, dict[str, int](), False
+    ends: list[Event] = []
+    for event in events:
+        p = event.payload
+        if isinstance(p, ev.RunEnded) and event.seq not in holds and p.status == "failed":
+            again = causes.get(p.step) in holds if p.step else not lost
+            ends += [event] if again and _is_own(p) else []
+        elif isinstance(p, ev.StepFailed):
+            causes[event.key] = event.seq
+        lost = lost or (isinstance(p, _ENDS) and event.seq not in holds)
+    return sorted([*live, *ends], key=attrgetter("seq"))
 
 
 def _inlined(event: Event, artifacts: Mapping[str, bytes]) -> Event:
@@ -296,13 +325,14 @@ def _outcome(
     event: Event, state: State, inputs: Callable[[Slot], Sequence[str | None]]
 ) -> Outcome | None:
     p = event.payload
+    decided = _decided_on(event, state)
     if isinstance(p, _ENDS):
         slot = state.by_exec[event.key]
         error = p.error if isinstance(p, ev.AttemptFailed) else None
         then = p.then if isinstance(p, ev.AttemptFailed) else ""
         value = p.value if isinstance(p, ev.StepDone) else None
-    elif isinstance(p, ev.Decided) and p.how in ("done", "fail") and event.key in state.unknown:
-        slot = state.unknown[event.key]
+    elif decided is not None and isinstance(p, ev.Decided):
+        slot = decided
         event = replace(event, alternative=slot.alternative, attempt=slot.attempt)
         value, then = p.value, "fail" if p.how == "fail" else ""
         error = Error("OutcomeUnknown", "decided to have failed") if then else None
@@ -311,6 +341,14 @@ def _outcome(
     nodes = slot.step.nodes
     last = event.alternative + 1 == len(nodes)
     return Outcome(event, nodes[event.alternative], inputs(slot), value, error, then, last)
+
+
+def _decided_on(event: Event, state: State) -> Slot | None:
+    """The step that somebody gave its outcome by this event."""
+    if not isinstance(event.payload, ev.Decided):
+        return None
+    held = {"done": state.unknown, "fail": state.unknown, "set": state.ready}
+    return held.get(event.payload.how, {}).get(event.key)
 
 
 def _keep(made: Recorded, event: Event) -> None:
@@ -324,6 +362,7 @@ def _keep(made: Recorded, event: Event) -> None:
             made.failures.setdefault(event.key, []).append(error)
         case ev.RunEnded() if _is_own(event.payload):
             made.ends.append(event.payload)
+            made.end_seqs.append(event.seq)
         case ev.RunEnded(error=error):
             made.late = made.late or (error is not None and error.type == "DeadlineExceeded")
         case ev.Waiting(reason="signal", name=name, n=n) if event.key:

@@ -34,6 +34,8 @@ from flowkit.values import parse
 A = TypeVar("A")
 R = TypeVar("R")
 
+TIMEOUT_S = 60.0
+
 _AT_ONCE = Policy(retries=1_000_000, backoff_s=0.0)
 """A model is asked again as often as the recording says so."""
 
@@ -75,7 +77,7 @@ async def replay(
     run: Collection[AnyNode | str] = (),
     resources: Sequence[object] = (),
     ignore: Sequence[str] = (),
-    timeout_s: float = 60.0,
+    timeout_s: float = TIMEOUT_S,
 ) -> Replay[R]:
     """Drive a workflow with what a recorded run was given, and tell where it does something else.
 
@@ -100,13 +102,14 @@ async def requests_of(
     *,
     run: Collection[AnyNode | str] = (),
     models: Models = (),
+    resources: Sequence[object] = (),
 ) -> tuple[Replay[R], list[Mapping[str, Any]]]:
     """A replay, and the notes with which a recording can tell its requests in words.
 
     A journal has only hashes of requests; the code that made them makes them again. Those that come out
     otherwise are left out.
     """
-    made, playback = await _replayed(workflow, recording, run, (), (), 600.0, models)
+    made, playback = await _replayed(workflow, recording, run, resources, (), TIMEOUT_S, models)
     known = {
         (at, cast(ev.ModelAnswered, event.payload).request)
         for at, found in playback.recorded.answers.items()
@@ -195,6 +198,7 @@ class _Player:
             name: stand_in(node, self._playback, self._playback.models_for(node, models))
             for name, node in self._workflow.nodes.items()
         }
+        setattr(twin, "_bound", None)  # noqa: B010  (its graph, with what its nodes were)
         ended: tuple[Any, str] = (None, "the recording stops before the run's end")
         with anyio.move_on_after(timeout_s) as late:
             for raw in self._recording.artifacts.values():
@@ -213,6 +217,8 @@ class _Player:
         if late.cancelled_caught:
             ended = (None, f"no end within {timeout_s:g} s")
         self._tell_missing(ended[1])
+        if late.cancelled_caught and not self._playback.differences:
+            self._playback.differ(f"the recorded run ended, the replay does not: {ended[1]}")
         return ended
 
     async def _stop_when_over(self, scope: anyio.CancelScope) -> None:
@@ -229,7 +235,8 @@ class _Player:
             return None, "it did not begin"
         left = None
         if begun.deadline is not None and not self._recorded.late:
-            left = begun.deadline - record.created_at
+            began = min(record.created_at, self._recorded.events[0].at)  # a fork's row is younger
+            left = begun.deadline - began
         handle: RunHandle[Any] = await engine.start(
             twin, value, run_id=record.run_id, budget=begun.budget, deadline_s=left
         )
@@ -347,6 +354,7 @@ class _Compared(MemoryStore):
         return (await self.get(now.value.digest)).decode()
 
     def _end(self, now: ev.RunEnded) -> str:
+        self._playback.ends += 1
         if not self._ends:
             return f"the run ends ({words.end(now)}), which the recorded one did not"
         before = self._ends.pop(0)

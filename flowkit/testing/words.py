@@ -192,6 +192,8 @@ def outcome(payload: ev.Payload) -> str:
     match payload:
         case ev.StepDone(value=value):
             return f"gave {shown(value.text or '') if value else 'nothing'}"
+        case ev.Decided(how="set", value=value):
+            return f"was set to {shown(value.text or '') if value else 'nothing'}"
         case ev.Decided():
             return "was decided on"
         case ev.Planned(steps=planned):

@@ -87,7 +87,10 @@ class PageQuery(_Value):
 
 
 class Page(_Value):
-    """A piece of a document: each line as "number| text". `next_line` is None at its end."""
+    """A piece of a document: each line as "number| text". `next_line` is None at its end.
+
+    `note`: what a reader should know of how it was read.
+    """
 
     id: str
     title: str
@@ -96,6 +99,7 @@ class Page(_Value):
     to_line: int
     lines: int
     next_line: int | None = None
+    note: str = ""
 
 
 class Corpus:
@@ -212,14 +216,14 @@ def piece_of(document: Document, from_line: int = 1) -> Page:
     )
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, reads_private=True)
 def corpus_search(ctx: Context, search: SearchQuery) -> Hits:
     """Search the documents. Gives ids, titles and snippets, best first; read a document before you
     rely on it."""
     return ctx.resource(Corpus).search(search.query, search.limit)
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, reads_private=True)
 def read_page(ctx: Context, page: PageQuery) -> Page:
     """Read a document, or the next piece of it. Lines come with numbers, which are no part of the
     text."""

@@ -118,7 +118,7 @@ class Folder:
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file whole: who reads it meanwhile sees the old one or the new one."""
+        """Write a file whole, and on disk: who reads it meanwhile sees the old one or the new one."""
         if not self.writable:
             raise PathRefused("this folder is read-only.")
         if len(data) > FILE_BYTES_MAX:
@@ -130,7 +130,10 @@ class Folder:
             try:
                 with os.fdopen(file, "wb") as stream:
                     stream.write(data)
+                    stream.flush()
+                    os.fsync(file)  # the journal will say that it is written
                 os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
+                os.fsync(place)
             except OSError as error:
                 os.unlink(temporary, dir_fd=place)
                 raise PathRefused(f"{path!r} cannot be written: {error.strerror}.") from error
@@ -194,7 +197,10 @@ def _walk(place: int, above: str, depth: int) -> Iterator[FileEntry]:
         if _is_odd(name):
             continue
         path = f"{above}/{name}" if above else name
-        found = os.stat(name, dir_fd=place, follow_symlinks=False)
+        try:
+            found = os.stat(name, dir_fd=place, follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # somebody has removed it meanwhile
         if stat.S_ISREG(found.st_mode):
             yield FileEntry(path=path, size=found.st_size)
         elif stat.S_ISDIR(found.st_mode) and depth:
@@ -205,13 +211,13 @@ def _walk(place: int, above: str, depth: int) -> Iterator[FileEntry]:
                 os.close(below)
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, reads_private=True)
 def list_files(ctx: Context, query: ListQuery) -> Listing:
     """List the files of the workspace, with their sizes in bytes."""
     return ctx.resource(Folder).list(query.path)
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, reads_private=True)
 def read_file(ctx: Context, query: ReadQuery) -> Page:
     """Read a text file of the workspace, or the next piece of it. Lines come with numbers, which are no
     part of the text."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +24,15 @@ from flowkit.nodes.tool import tool
 
 ROWS_MAX: Final = 200
 CELL_CHARACTERS: Final = 500
+RESULT_CHARACTERS: Final = 100_000
+"""All cells of an answer together: it stands in the journal, and a model reads it."""
+COLUMNS_MAX: Final = 100
+VALUE_BYTES: Final = 1_000_000
+"""Of any value on the way to an answer: `hex(zeroblob(400000000))` would take 2 GB of the host's memory."""
 QUERY_S: Final = 10.0
 _STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the clock
+
+Cell: TypeAlias = str | int | float | None
 
 _READING: Final = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -47,14 +54,15 @@ class SqlQuery(_Value):
     query: Annotated[str, Field(min_length=1, max_length=20_000)] = Field(
         description="One SELECT statement, in the database's dialect; parameters as ?"
     )
-    parameters: list[str | int | float | None] = Field(default=[], max_length=100)
+    parameters: list[Cell] = Field(default=[], max_length=100)
 
 
 class Rows(_Value):
-    """What a query gave: at most 200 rows, cells of at most 500 characters; `note` tells of more."""
+    """What a query gave: at most 200 rows, and 100,000 characters in cells of at most 500; `note` tells
+    of more."""
 
     columns: list[str]
-    rows: list[list[str | int | float | None]]
+    rows: list[list[Cell]]
     note: str = ""
 
 
@@ -106,25 +114,19 @@ class SqliteDatabase(Database):
         with closing(self._connect()) as connection:
             until = time.monotonic() + self.timeout_s
             connection.set_progress_handler(lambda: time.monotonic() > until, _STEPS)
-            connection.set_authorizer(_authorize)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
             try:
+                connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # tables may be wider
+                connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, COLUMNS_MAX)
+                connection.set_authorizer(_authorize)
                 cursor = connection.execute(text, tuple(parameters))
-                found = cursor.fetchmany(rows_max + 1)
+                rows, note = _fitting(cursor, rows_max)
             except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError) as error:
                 raise QueryRefused(self._why(error)) from error
             if cursor.description is None:
                 raise QueryRefused("only a SELECT is answered: nothing here can be changed.")
-            columns = [str(column[0]) for column in cursor.description]
-        note = (
-            f"more than {rows_max} rows: ask for fewer, or sum them up."
-            if len(found) > rows_max
-            else ""
-        )
-        return Rows(
-            columns=columns,
-            rows=[[_cell(cell) for cell in row] for row in found[:rows_max]],
-            note=note,
-        )
+            columns = [str(column[0])[:CELL_CHARACTERS] for column in cursor.description]
+        return Rows(columns=columns, rows=rows, note=note)
 
     def _why(self, error: Exception) -> str:
         text = str(error)
@@ -132,6 +134,10 @@ class SqliteDatabase(Database):
             return f"the query took longer than {self.timeout_s:g} s: ask for less, by an indexed column."
         if "not authorized" in text or "readonly" in text:
             return f"only a SELECT of the tables is answered: nothing here can be changed ({text})."
+        if "too big" in text:
+            return (
+                f"a value of more than {VALUE_BYTES:,} bytes is not read: select others, or sum up."
+            )
         return f"the database refuses the query: {text}."
 
     def tables(self) -> Sequence[Table]:
@@ -155,6 +161,24 @@ class SqliteDatabase(Database):
                 raise QueryRefused(f"{self.path.name} cannot be read: {error}.") from error
 
 
+def _fitting(rows: Iterable[Sequence[object]], rows_max: int) -> tuple[list[list[Cell]], str]:
+    """The first rows, and what is to be said of the rest."""
+    found: list[list[Cell]] = []
+    size = 0
+    for row in rows:
+        if len(found) == rows_max:
+            return found, f"more than {rows_max} rows: ask for fewer, or sum them up."
+        cells = [_cell(cell) for cell in row]
+        size += sum(len(str(cell)) for cell in cells)
+        if size > RESULT_CHARACTERS:
+            return found, (
+                f"more than {RESULT_CHARACTERS:,} characters, so only {len(found)} rows: ask for fewer "
+                f"columns, or parts of them."
+            )
+        found.append(cells)
+    return found, ""
+
+
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
@@ -165,7 +189,7 @@ def _authorize(action: int, first: str | None, second: str | None, *_: str | Non
     return sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
 
 
-def _cell(cell: object) -> str | int | float | None:
+def _cell(cell: object) -> Cell:
     if cell is None or isinstance(cell, int | float):
         # What JSON cannot say becomes a text.
         exact = cell is None or (abs(cell) < 2**53 if isinstance(cell, int) else cell - cell == 0)
@@ -176,14 +200,14 @@ def _cell(cell: object) -> str | int | float | None:
     return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, reads_private=True)
 def sql(ctx: Context, query: SqlQuery) -> Rows:
     """Ask the database with one SELECT. Nothing can be changed. At most 200 rows come back: count, sum
     and group in the query."""
     return _database(ctx).query(query.query, query.parameters, ROWS_MAX)
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, reads_private=True)
 def describe_tables(ctx: Context, query: NoInput) -> Tables:
     """List the database's tables with their columns."""
     return Tables(tables=list(_database(ctx).tables()))

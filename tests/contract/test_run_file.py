@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 import flowkit.events as ev
-from flowkit import Artifact, Context, Engine, Ref, workflow
-from flowkit.errors import RunConflict, RunNotFound, StoreUnusable
+from flowkit import Artifact, Context, Engine, Ref, Workflow, workflow
+from flowkit.changes import OnChange
+from flowkit.errors import ResumeError, RunConflict, RunNotFound, StoreUnusable
 from flowkit.events import Event
+from flowkit.handle import RunHandle
 from flowkit.history.file import BadRunFile, read_run, write_run
 from flowkit.nodes import Plan, planner, tool
 from flowkit.ports import RunQuery
@@ -22,6 +26,7 @@ from flowkit.values import INLINE_MAX, Value
 from tests.contract.helpers import EVERY_KIND, AnyStore, Clock, run
 
 KINDS = ("memory", "sqlite", "postgres")
+POLICIES: dict[str, OnChange] = {"rerun": "rerun", "keep": "keep"}
 
 
 class Topic(BaseModel):
@@ -95,10 +100,15 @@ async def begun(store: AnyStore, *, end: bool) -> None:
             await engine.signal("one", "approval", "yes")
             await handle.result()
         else:
-            async with aclosing(handle.events()) as seen:
-                async for event in seen:
-                    if isinstance(event.payload, ev.Waiting) and not event.key:
-                        break
+            await waits(handle)
+
+
+async def waits(handle: RunHandle[Any]) -> None:
+    """Until the run is put to rest at its wait."""
+    async with aclosing(handle.events()) as seen:
+        async for event in seen:
+            if isinstance(event.payload, ev.Waiting) and not event.key:
+                break
 
 
 async def written(store: AnyStore, run_id: str = "one") -> io.BytesIO:
@@ -128,6 +138,72 @@ async def test_a_run_is_the_same_in_every_store(
         again.read().partition(b"\n")[2].splitlines()[:-1]
         == (file.getvalue().partition(b"\n")[2].splitlines()[:-1])
     )
+
+
+def deployed(version: str) -> Workflow[int, int]:
+    @tool
+    async def first(ctx: Context, n: int) -> int:
+        return n + 1
+
+    @tool(version=version)
+    async def second(ctx: Context, n: int) -> int:
+        return n * int(version)
+
+    @tool
+    async def third(ctx: Context, n: int) -> int:
+        return n + int(await ctx.signal("go"))
+
+    @workflow
+    def deployed(n: Ref[int]) -> Ref[int]:
+        return third(second(first(n)))
+
+    return deployed
+
+
+@pytest.mark.parametrize("origin", KINDS)
+async def test_a_fork_and_a_run_that_went_on_after_a_deploy_are_the_same_in_every_store(
+    stores: dict[str, AnyStore], origin: str
+) -> None:
+    store = stores[origin]
+    old = deployed("1")
+    async with Engine(store, poll_s=0.02, suspend_after_s=0.01) as engine:
+        for name in POLICIES:
+            await waits(await engine.start(old, 1, run_id=name))
+    new: Workflow[int, int] = deployed("5")
+    given = {"rerun": 10, "keep": 2, "fork": 51, "waits": None}
+    async with Engine(store, workflows=[new], poll_s=0.02) as engine:
+        for name, policy in POLICIES.items():
+            await engine.signal(name, "go", 0)
+            assert await engine.resume(name, on_change=policy) == given[name]
+        fork = await engine.fork("rerun", set={"second": 50}, new_id="fork")
+        await fork.signal("go", 1)
+        assert await fork.result() == 51
+        await engine.fork("fork", at="third", new_id="waits")
+    for into in KINDS:
+        for name, result in given.items():
+            if into == origin and result is None:
+                continue  # it has not ended, so it keeps its id
+            i_name = name if result is None else f"i-{name}"
+            record = await read_run(
+                await written(store, name), stores[into], stores[into], run_id=i_name
+            )
+            assert (record.status == "succeeded") == (result is not None)
+            assert await events(stores[into], i_name) == await events(store, name)
+        async with Engine(stores[into], workflows=[new], poll_s=0.02) as engine:
+            for name, result in given.items():
+                if result is not None:
+                    assert await engine.resume(f"i-{name}") == result
+                elif into != origin:
+                    await engine.signal(name, "go", 2)
+                    assert await engine.resume(name) == 52
+
+
+async def test_a_fork_that_is_half_made_is_not_exported(store: AnyStore) -> None:
+    await store.create(run("one"))
+    await store.append("one", [Event(1, 1.0, EVERY_KIND[0])], expect=0, epoch=0)
+    await store.create(replace(run("half"), base="one", base_seq=1))
+    with pytest.raises(BadRunFile, match=r"only half made.*fork 'one' again"):
+        await written(store, "half")
 
 
 @pytest.mark.parametrize("into", ["sqlite", "postgres"])
@@ -160,6 +236,21 @@ async def test_a_run_of_that_id_is_left_alone(stores: dict[str, AnyStore]) -> No
         with pytest.raises(RunConflict, match="--as"):
             await read_run(file, store, store)
         assert await store.load("one") == before
+
+
+@pytest.mark.parametrize("into", KINDS)
+async def test_a_run_that_has_not_ended_keeps_its_id_and_so_its_idempotency_keys(
+    stores: dict[str, AnyStore], into: str
+) -> None:
+    await begun(stores["memory"], end=False)
+    file = await written(stores["memory"])
+    with pytest.raises(ResumeError, match=r"'one' has not ended.*under its own id"):
+        await read_run(file, stores[into], stores[into], run_id="two")
+    assert {each.run_id for each in await stores[into].runs(RunQuery())} <= {"one"}
+    with pytest.raises(RunConflict, match="into another database"):
+        await read_run(file, stores["memory"], stores["memory"])
+    if into != "memory":
+        assert (await read_run(file, stores[into], stores[into], run_id="one")).run_id == "one"
 
 
 class _Failing:

@@ -13,12 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [
     "README.md",
+    "docs/approvals.md",
     "docs/chaos.md",
     "docs/cli.md",
     "docs/deploys.md",
     "docs/guide.md",
+    "docs/mcp.md",
     "docs/models.md",
     "docs/newsroom.md",
+    "docs/openapi.md",
+    "docs/operations_report.md",
     "docs/postgres.md",
     "docs/router.md",
     "docs/sandbox.md",
@@ -26,6 +30,7 @@ PAGES = [
     "docs/tools.md",
     "docs/upkeep.md",
     "docs/time_travel.md",
+    "docs/web_game.md",
 ]
 
 
@@ -50,7 +55,7 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
 
 
 def test_the_console_session_of_the_command_line_page_goes_as_it_says(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(blocks("docs/cli.md")[0], "utf-8")
+    (tmp_path / "shop.py").write_text(blocks("docs/cli.md")[-1], "utf-8")
     page = (ROOT / "docs/cli.md").read_text("utf-8")
     (session,) = re.findall(r"^```console\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "FLOWKIT_DB": str(tmp_path / "r.db")}
@@ -72,6 +77,12 @@ def test_every_page_with_python_blocks_is_run() -> None:
         str(page.relative_to(ROOT)) for page in pages if "```python" in page.read_text("utf-8")
     }
     assert found == set(PAGES)
+
+
+def test_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    pages = [f"docs/{page.name}" for page in ROOT.glob("docs/*.md")]
+    assert [page for page in pages if f"]({page})" not in readme] == []
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -32,7 +32,7 @@ def in_child(path: str, base_url: str, turns: int, window: int, backend: str) ->
 
 
 def main() -> None:
-    for name in ("openai", "sqlalchemy.dialects.sqlite", "trio", "jsonschema"):
+    for name in ("openai", "sqlalchemy.dialects.sqlite", "trio", "jsonschema_rs"):
         import_module(name)  # what a run would load itself, once for all children
     for line in sys.stdin:
         wanted: dict[str, Any] = json.loads(line)

@@ -31,6 +31,19 @@ LIMIT_S = 120.0
 SLACK_S = 20.0
 """What they may take with it, beyond five times as long as without."""
 
+TELLS = """
+import atexit, os, sys
+
+def tell():
+    loaded = [getattr(each, "__file__", None) or "" for each in list(sys.modules.values())]
+    if os.environ["MUTANT_FILE"] in map(os.path.realpath, loaded):
+        open(os.environ["MUTANT_SEEN"], "w").close()
+
+if "MUTANT_FILE" in os.environ:
+    atexit.register(tell)
+"""
+"""What each process of a mutant's tests does, those too that a test starts: say if it has imported the file."""
+
 Outcome: TypeAlias = Literal["caught", "survived", "outdated", "wrong", "skipped"]
 
 
@@ -112,6 +125,7 @@ class Tree:
                 shutil.copytree(ROOT / name, self.root / name, symlinks=True)
             else:
                 shutil.copy2(ROOT / name, self.root / name)
+        (self.root / "sitecustomize.py").write_text(TELLS, "utf-8")
 
     def play(self, mutant: Mutant, slack_s: float = SLACK_S) -> Verdict:
         """Run a mutant's tests without it and with it."""
@@ -148,10 +162,13 @@ class Tree:
         """The mutant's tests in a process of their own; the byte code that it makes is kept, if told."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         environment |= {"PYTHONPATH": str(self.root), "CI": "1"}  # CI: hypothesis draws no lots
+        seen = self.root / "seen"
+        seen.unlink(missing_ok=True)
+        environment |= {"MUTANT_FILE": str(self.root / mutant.file), "MUTANT_SEEN": str(seen)}
         if not write:
             environment["PYTHONDONTWRITEBYTECODE"] = "1"
         began = time.monotonic()
-        program = [sys.executable, "-m", "tests.mutants.inside", mutant.file, *mutant.tests]
+        program = [sys.executable, "-m", "tests.mutants.inside", *mutant.tests]
         with subprocess.Popen(
             program, cwd=self.root, env=environment, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -168,7 +185,7 @@ class Tree:
         if not last.startswith('{"code":'):
             return _Played(None, "", False, seconds, told)
         tail = "\n".join(body.splitlines()[-30:])
-        return _Played(**json.loads(last), seconds=seconds, told=tail)
+        return _Played(**json.loads(last), imported=seen.exists(), seconds=seconds, told=tail)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flowkit.store import SqlStore
 from tests.scenario.cli_program import Cli
 
 
@@ -43,7 +44,13 @@ INPUTS: list[tuple[list[str], str]] = [
     (["-i", "text=x", "-i", "text.a=1"], "'text' is no object"),
     (["-i", "@missing.json"], "cannot read 'missing.json': No such file"),
     (["-i", "@."], "cannot read '.'"),
-    (["-i", "-"], "is not JSON"),
+    (["-i", "-"], "--input: stdin is empty: there should be JSON in it"),
+    (
+        ["-i", "text=x", "-i", '{"text": "y"}'],
+        "a whole input after key=value, which would be dropped",
+    ),
+    (["-i", "text=x", "--budget", "steps_max=-1"], "--budget: Budget: steps_max=-1: above 0."),
+    (["-i", "text=x", "--budget", "steps_max=x"], "steps_max: Input should be a valid integer"),
     ([], "needs an input of type Topic (text, times?, tags?): give --input or --example"),
     (["-i", "text=x", "--deadline-s", "-1"], "--deadline-s takes seconds above 0"),
     (["-i", "text=x", "--deadline-s", "nan"], "--deadline-s takes seconds above 0"),
@@ -126,6 +133,15 @@ def test_an_unknown_run_is_4_and_makes_no_database(cli: Cli, command: tuple[str,
     assert not cli.db.exists()
 
 
+def test_a_list_of_no_database_says_that_there_is_none(cli: Cli) -> None:
+    done = cli("ls", "--db", "typo.db")
+    assert (done.code, done.out.split()) == (0, ["RUN", "WORKFLOW", "STATUS", "CREATED"])
+    assert "typo.db does not exist or is empty" in done.err
+    done = cli("ls", "--db", "typo.db", "--json")
+    assert (done.code, done.out) == (0, "")
+    assert "typo.db does not exist or is empty" in done.err
+
+
 def test_an_unknown_run_in_a_database_is_4(cli: Cli) -> None:
     cli("run", "flows.py:fine", "-i", "text=x", "--run-id", "known", "-q")
     for command in RUN_COMMANDS[:-1]:
@@ -134,6 +150,7 @@ def test_an_unknown_run_in_a_database_is_4(cli: Cli) -> None:
     refused(cli, 2, "retry", "known", "flows.py:fine", says="only failed and quarantined")
     refused(cli, 2, "signal", "known", "x", "{", says="VALUE: '{' is not JSON")
     refused(cli, 2, "ls", "--since", "yesterday", says="write 90m, 2h, 3d")
+    refused(cli, 2, "ls", "--since", "99999999999d", says="lies before 1970")
     refused(cli, 2, "ls", "--status", "odd", says="--status is one of")
 
 
@@ -156,12 +173,38 @@ def test_a_file_that_is_no_database_is_78(cli: Cli) -> None:
 
 
 def test_another_programs_database_is_78_and_gets_no_tables(cli: Cli) -> None:
+    cli("run", "flows.py:fine", "-i", "text=x", "--run-id", "one", "--db", "ours.db", "-q")
+    cli("export", "one", "--out", "one.jsonl", "--db", "ours.db")
     connection = sqlite3.connect(cli.db)
     connection.execute("CREATE TABLE theirs (x)")
     connection.commit()
     connection.close()
-    for command in (("ls",), ("show", "x"), ("resume", "x")):
+    for command in (
+        ("ls",), ("show", "x"), ("resume", "x"), ("gc", "--older-than", "1d"), ("vacuum",),
+        ("run", "flows.py:fine", "-i", "text=x"), ("import", "one.jsonl"),
+        ("run", "flows.py:fine", "-i", "text=x", "--run-id", "one"), ("fork", "one", "flows.py:fine"),
+    ):  # fmt: skip
         refused(cli, 78, *command, says="another program's database")
+
+
+async def test_a_database_that_a_host_shares_is_used(cli: Cli) -> None:
+    connection = sqlite3.connect(cli.db)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.commit()
+    connection.close()
+    async with SqlStore(cli.db):
+        pass
+    assert cli("run", "flows.py:fine", "-i", "text=x", "-q").code == 0
+    assert cli("ls").code == 0
+
+
+def test_a_database_without_any_table_is_taken(cli: Cli) -> None:
+    connection = sqlite3.connect(cli.db)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    assert cli.db.stat().st_size
+    assert cli("ls").code == 0
+    assert cli("run", "flows.py:fine", "-i", "text=x", "-q").code == 0
 
 
 def test_a_newer_database_is_78_and_untouched(cli: Cli) -> None:
@@ -180,8 +223,11 @@ def test_a_missing_directory_is_78(cli: Cli) -> None:
     for command in (("ls",), ("show", "x"), ("run", "flows.py:fine", "-i", "text=x")):
         refused(cli, 78, *command, "--db", "no/such/x.db", says="its directory does not exist")
     refused(cli, 78, "ls", "--db", ".", says="is a directory")
-    refused(cli, 78, "ls", "--db", "postgresql://x/y", says="'postgresql' names no file")
-    refused(cli, 78, "ls", "--db", "", says="needs the path of a file")
+    refused(cli, 78, "ls", "--db", "mysql://x/y", says="cannot use 'mysql', only SQLite and")
+    for nothing in ("", " ", ":memory:"):
+        for command in (("ls",), ("run", "flows.py:fine", "-i", "text=x")):
+            told = f"the database {nothing!r} keeps nothing: --db needs the path of a file"
+            refused(cli, 78, *command, "--db", nothing, says=told)
     for name, says in (("x" * 5000, "File name too long"), ("\udce9", "not valid UTF-8")):
         for command in (("ls",), ("run", "flows.py:fine", "-i", "text=x"), ("show", "x")):
             refused(cli, 78, *command, "--db", name, says=says)

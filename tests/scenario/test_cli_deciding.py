@@ -54,6 +54,43 @@ def test_each_of_several_unknown_steps_is_decided_on_by_its_key(doubtful: Cli) -
     assert sorted(doubtful.effects("r")) == ["card", "cash", "cash"]
 
 
+def test_show_tells_that_something_was_said_to_the_run(tmp_path: Path) -> None:
+    cli = Cli.made(tmp_path)
+    cli("run", "flows.py:asking", "-i", "text=x", "--run-id", "w", "-q")
+    assert "inbox:" not in cli("show", "w").out
+    assert cli("show", "w", "--json").json["messages_wait"] is False
+    for message in (("signal", "w", "approve", '"yes"'), ("cancel", "w")):
+        cli(*message)
+        assert (
+            "inbox:      a signal, a cancellation or a decision, recorded" in cli("show", "w").out
+        )
+        assert cli("show", "w", "--json").json["messages_wait"] is True
+    cli("resume", "w", "flows.py:asking", "-q")
+    assert "inbox:" not in cli("show", "w").out
+    assert cli("show", "w", "--json").json["messages_wait"] is False
+
+
+def test_who_decides_is_not_told_to_go_on_by_another_command(doubtful: Cli) -> None:
+    for done in (doubtful("resume", *RUN), doubtful("show", "r")):
+        assert "find out, then decide: flowkit resume r" in done.out + done.err
+        assert "then go on with" not in done.out + done.err
+
+
+def test_a_decision_is_not_told_as_set_by_a_fork(doubtful: Cli) -> None:
+    doubtful("resume", *RUN)
+    doubtful("resume", *RUN, "--step", "card", "--assume-done", '{"text": "seen"}')
+    assert doubtful("resume", *RUN, "--assume-done", '{"text": "paid"}').code == 0
+    (doubtful.folder / "safe").touch()
+    doubtful("fork", *RUN, "--set", 'cash={"text": "other"}', "--run-id", "f", "-q")
+    rows = [line.split() for line in doubtful("diff", "r", "f", "--all").out.splitlines()]
+    assert ["cash", "different", "result", "done", "(decided)", "done", "(set)"] in rows
+    steps = doubtful("diff", "r", "f", "--json").json["steps"]
+    cash = next(step for step in steps if step["step"] == "cash")
+    assert [(cash[side]["set"], cash[side]["decided"]) for side in ("first", "second")] == [
+        (False, True), (True, False)
+    ]  # fmt: skip
+
+
 def test_a_probe_decides_when_the_run_is_taken_up(doubtful: Cli) -> None:
     (doubtful.folder / "bank").write_text("a receipt")
     waits = doubtful("resume", *RUN)
@@ -81,3 +118,13 @@ def test_a_wrong_decision_says_what_is_wrong_and_changes_nothing(doubtful: Cli) 
     assert journal(doubtful) == before
     assert doubtful("resume", *RUN, *cash, "--fail").code == 1
     refused(doubtful("resume", *RUN, *cash, "--repeat"), "it is failed", "flowkit retry r")
+
+
+def test_a_dry_run_right_after_a_crash_says_whose_probe_is_asked(doubtful: Cli) -> None:
+    """Nobody has taken the run up yet, so its journal ends with the intents."""
+    told = doubtful("resume", *RUN, "--dry-run")
+    lines = {line.split()[0]: line for line in told.out.splitlines() if line.strip()}
+    assert lines["card"].endswith("its outcome is unknown: its probe is asked")
+    assert "blocked" in lines["cash"]
+    assert "decide on it" in lines["cash"]
+    assert "begun" in doubtful("show", "r").out

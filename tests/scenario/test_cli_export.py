@@ -66,6 +66,21 @@ def test_stdout_has_the_file_and_nothing_else(cli: Cli) -> None:
     assert (cli.folder / "o" / "a.txt").read_text() == "0 a.txt"
 
 
+def test_a_fork_goes_to_another_database_and_becomes_a_test(cli: Cli) -> None:
+    cli("run", "flows.py:fine", "-i", "text=hi", "--run-id", "one", "-q")
+    done = cli("fork", "one", "flows.py:fine", "--at", "print_it", "--run-id", "f", "-q")
+    assert done.json == {"text": "hi!"}
+    assert cli("export", "f", "--out", "f.jsonl").code == 0
+    assert cli("import", "f.jsonl", "--db", "b.db").code == 0
+    shown = cli("show", "f", "--db", "b.db", "--json").json
+    assert (shown["status"], shown["forked_from"]["run_id"]) == ("succeeded", "one")
+    done = cli("export", "f", "flows.py:fine", "--as-test", "--db", "b.db", "--json")
+    assert (done.code, done.json["difference"]) == (0, None)
+    assert "Run it with: pytest test_fine.py (pip install pytest)" in done.err
+    done = pytest_in(cli, "test_fine.py")
+    assert (done.code, "1 passed" in done.out) == (0, True), done.out
+
+
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no run": (("export", "nobody"), 4, "no run's id begins"),
     "a directory": (("export", "one", "--out", "."), 2, ". is a directory"),
@@ -92,8 +107,8 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
         "run='is_short' is no tool",
     ),
     "no file": (("import", "nothing.jsonl"), 4, "there is no file nothing.jsonl"),
-    "a directory to read": (("import", "."), 2, "cannot be read"),
-    "another file": (("import", "flows.py"), 2, "flows.py: line 1 cannot be read"),
+    "a directory to read": (("import", "."), 2, r"\.: cannot be read: Is a directory\.$"),
+    "another file": (("import", "flows.py"), 2, "flows.py: line 1: this is no exported run"),
     "an id that is there": (("import", "one.jsonl"), 78, "has a run 'one' already"),
     "an id that is no name": (("import", "one.jsonl", "--as", "a/b"), 2, "--as 'a/b'"),
     "a cut file": (("import", "cut.jsonl", "--as", "x"), 2, "cut off.*Nothing was imported"),
@@ -125,6 +140,17 @@ def test_wrong_input_is_one_line_and_changes_nothing(used: Cli, what: str) -> No
 def test_a_bad_file_makes_no_database(cli: Cli) -> None:
     assert cli("import", "flows.py", "--db", "new.db").code == 2
     assert not (cli.folder / "new.db").exists()
+
+
+def test_a_run_that_has_not_ended_is_imported_under_no_other_id(cli: Cli) -> None:
+    assert cli("run", "flows.py:asking", "-i", "text=hi", "--run-id", "one").code == 3
+    cli("export", "one", "--out", "one.jsonl")
+    done = cli("import", "one.jsonl", "--as", "two", "--db", "b.db")
+    assert (done.code, done.out) == (2, "")
+    assert "run 'one' has not ended, and idempotency keys are made of the id" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (cli.folder / "b.db").exists()
+    assert cli("import", "one.jsonl", "--as", "one", "--db", "b.db").code == 0
 
 
 def test_force_replaces_and_the_file_is_its_owners_alone(used: Cli) -> None:

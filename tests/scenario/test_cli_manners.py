@@ -146,7 +146,7 @@ def test_a_budget_limits_a_run(cli: Cli) -> None:
         ("turn_max=2", "there is no limit 'turn_max': did you mean turns_max"),
         ("turns_max", "'turns_max' is no NAME=VALUE"),
         ("turns_max=many", "turns_max: Input should be a valid integer"),
-        ("turns_max=0", "must be above 0"),
+        ("turns_max=0", "turns_max=0: above 0"),
         ("on_budget=stop", "on_budget: Input should be 'fail' or 'answer'"),
     ):
         refused = cli(*run[:-2], "c", "--budget", text)

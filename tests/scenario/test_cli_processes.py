@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenario.cli_program import Cli, finish, wait_until
+from tests.scenario.cli_program import Cli, finish, stop, wait_until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and terminals")
 
@@ -148,6 +148,26 @@ def test_a_run_that_someone_else_drives(cli: Cli) -> None:
     kinds = [json.loads(line)["kind"] for line in as_json.out.splitlines()]
     assert kinds[-1] == "run_ended"
     assert cli.effects("h") == ["write", "hold", "print_it"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_who_only_follows_a_run_leaves_it_alone_when_it_is_stopped(cli: Cli, signum: int) -> None:
+    driver = cli.start("run", "flows.py:holding", "-i", "text=x", "--run-id", "h")
+    wait_until((cli.folder / "holding").exists)
+    follower = cli.start("run", "flows.py:holding", "-i", "text=x", "--run-id", "h")
+    assert follower.stderr is not None
+    while "run h of holding" not in (line := follower.stderr.readline()):
+        assert line, "it never followed"
+    stop(follower, signum)
+    left = finish(follower)
+    assert left.code == 128 + signum
+    assert "steps in flight" not in left.err
+    assert "flowkit resume" not in left.err
+    assert (
+        "no longer followed; the process that drives the run goes on. Follow it again: flowkit watch h"
+    ) in left.err
+    (cli.folder / "go").touch()
+    assert finish(driver).json == {"text": "held x!"}
 
 
 def test_cancel_and_signal_reach_the_process_that_drives(cli: Cli) -> None:

@@ -63,6 +63,31 @@ def sending(topic: Ref[Topic]) -> Ref[Report]:
     return send(ask(shorten(gather(topic))))
 '''
 
+PLANS = """
+from flowkit import Context, Ref, workflow
+from flowkit.nodes import Findings, Plan, planner, tool
+
+
+@tool
+async def glance(ctx: Context, text: str) -> str:
+    return text
+
+
+@tool
+async def book(ctx: Context, found: Findings) -> str:
+    return " ".join(map(str, found.values()))
+
+
+@planner(tools=[glance])
+async def seek(ctx: Context, text: str) -> Plan:
+    return Plan([glance.step(text, id="look")])
+
+
+@workflow
+def planning(text: Ref[str]) -> Ref[str]:
+    return book(seek(text))
+"""
+
 TARGET = "steps.py:sending"
 
 
@@ -187,12 +212,31 @@ def test_an_effect_that_has_happened_keeps_a_deploy_from_doing_it_again(cli: Cli
     change(cli, "gather")
     done = cli("retry", "r", TARGET, "--on-change", "rerun")
     assert done.code == 78
-    assert "step send: its effect has happened" in done.err
-    assert "--on-change rerun" not in done.err
+    assert "step send: its effect has happened, or may have, and must not be repeated" in done.err
+    assert f"flowkit retry r {TARGET} --on-change rerun" not in done.err
+    again = f"flowkit fork r {TARGET} --on-change rerun"
+    assert f"under a new idempotency key: {again}" in done.err
+    assert again in cli("resume", "r", TARGET, "--dry-run", "--on-change", "rerun").err
     assert f"flowkit retry r {TARGET} --on-change keep" in done.err
     kept = cli("retry", "r", TARGET, "--on-change", "keep")
     assert kept.code == 0, kept.err
     assert cli.effects("r") == ["gather", "shorten", "ask", "send", "send"]
+
+
+def test_an_effect_that_only_may_have_happened_is_not_told_as_done(cli: Cli) -> None:
+    """A run that died after its intent: the fork that is advised does what it says."""
+    cli("run", "flows.py:publishing", "-i", "text=x", "--run-id", "r", "-q")
+    path = cli.folder / "flows.py"
+    path.write_text(
+        path.read_text().replace("@tool\nasync def write", '@tool(version="2")\nasync def write')
+    )
+    done = cli("resume", "r", "flows.py:publishing", "--on-change", "rerun")
+    assert done.code == 78
+    assert "step publish: its effect has happened, or may have, and must not" in done.err
+    (cli.folder / "safe").touch()
+    advised = done.err.rpartition("idempotency key: flowkit ")[2].splitlines()[0].split()
+    assert cli(*advised, "--run-id", "f").json == {"text": "published x"}
+    assert cli.effects("f") == ["write", "publish"]
 
 
 def test_a_dry_run_of_a_run_that_has_ended_says_what_goes_on(cli: Cli) -> None:
@@ -253,11 +297,54 @@ def test_a_fork_says_what_it_shares_and_does_again_and_warns_of_effects(cli: Cli
     assert "warning" in quiet.err
 
 
+def test_a_dry_run_of_a_fork_says_what_it_would_share_and_do_again_and_makes_nothing(
+    cli: Cli,
+) -> None:
+    begun(cli)
+    before = cli.tree()
+    given = ("fork", "r", TARGET, "--at", "ask", "--dry-run", "--run-id", "f", "--out", "o")
+    done = cli(*given)
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split(maxsplit=3) for line in done.out.splitlines() if line]
+    assert ["gather", "shared"] in rows
+    assert ["ask", "done", "again"] in rows
+    assert ["send", "done", "again", "its effect is to happen once, and happens again"] in rows
+    assert done.out.endswith("fork of r: 2 finished steps shared; done again: ask, send.\n")
+    assert cli(*given, "--json").json == {
+        "run_id": "r", "workflow": "sending", "shared": ["gather", "shorten"], "set": [],
+        "again": ["ask", "send"], "effects_again": ["send"], "changes": [],
+    }  # fmt: skip
+    told = cli("fork", "r", TARGET, "--set", 'ask={"text": "a"}', "--dry-run", "--json").json
+    assert (told["set"], told["again"]) == (["ask"], ["send"])
+    assert cli.tree() == before
+    change(cli, "shorten")
+    assert cli(*given).code == 78
+    kept = cli(*given, "--on-change", "keep")
+    assert (kept.code, "the workflow differs: node shorten" in kept.out) == (0, True)
+    assert [line["run_id"] for line in map(json.loads, cli("ls", "--json").out.splitlines())] == [
+        "r"
+    ]
+
+
+def test_a_taken_id_is_refused_before_anything_is_said_of_the_fork(cli: Cli) -> None:
+    begun(cli)
+    for options in ((), ("--dry-run",)):
+        done = cli("fork", "r", TARGET, "--at", "send", "--run-id", "r", *options)
+        assert (done.code, done.out) == (78, "")
+        assert len(done.err.splitlines()) == 1, done.err
+        assert "a run with the id 'r' exists already" in done.err
+
+
 def test_set_gives_a_result_as_json_from_a_file_or_stdin(cli: Cli) -> None:
     begun(cli)
     (cli.folder / "big.json").write_text(json.dumps({"text": "b" * 70_000}))
     done = cli("fork", "r", TARGET, "--set", "ask=@big.json", "--json", "--run-id", "f", "-q")
     assert done.json["result"] == {"text": "sent " + "b" * 70_000}
+    for told in (cli("show", "f", "--events").out, cli("watch", "f").err):
+        assert "ask: its result was set" in told
+        assert "forked from r; goes back to: ask" in told
+        assert "probe" not in told
+        assert "done again: ask" not in told
     assert done.json["forked_from"] == {
         "run_id": "r", "seq": 7 + 1, "again": ["send"], "set": ["ask"], "model": None
     }  # fmt: skip
@@ -279,7 +366,7 @@ def test_show_and_ls_tell_what_a_run_was_forked_from(cli: Cli) -> None:
     assert "done again: ask, send" in shown
     assert cli("show", "f", "--json").json["forked_from"]["again"] == ["ask", "send"]
     assert cli("show", "r", "--json").json["forked_from"] is None
-    assert "forked from r; to be done again: ask" in cli("watch", "f").err
+    assert "forked from r; goes back to: ask" in cli("watch", "f").err
     rows = [line.split() for line in cli("ls").out.splitlines()]
     assert rows[0][-2:] == ["FORK", "OF"]
     assert next(row for row in rows if row[0] == "f")[-1] == "r"
@@ -367,6 +454,18 @@ def test_a_bad_fork_is_one_line_and_makes_nothing(cli: Cli, part: int) -> None:
         ref, *options = args
         refused(cli, code, "fork", ref, TARGET, *options, says=says)
     assert len(cli("ls", "--json").out.splitlines()) == 1
+
+
+def test_a_planned_step_is_suggested_by_its_own_name(cli: Cli) -> None:
+    (cli.folder / "plans.py").write_text(PLANS)
+    cli("run", "plans.py:planning", "-i", '"x"', "--run-id", "p", "-q")
+    for command in (
+        ("show", "p", "--step", "look"),
+        ("fork", "p", "plans.py:planning", "--at", "look"),
+    ):
+        done = cli(*command)
+        assert done.code == 4
+        assert "no step 'look'. Did you mean seek/t1/look?" in done.err
 
 
 def test_a_fork_needs_its_code_and_steps_that_have_begun(cli: Cli) -> None:

@@ -102,7 +102,8 @@ def test_a_run_is_deleted_by_name(path: Path) -> None:
     ("args", "code", "says"),
     [
         ([], 2, "say which runs: --older-than 30d, or --run RUN"),
-        (["--older-than", "1d", "--run", "old"], 2, "say which runs"),
+        (["--older-than", "1d", "--run", "old"], 2, "--older-than or --run, one of the two"),
+        (["--older-than", "99999999999d"], 2, "lies before 1970"),
         (["--run", "old", "--status", "failed"], 2, "--status goes with --older-than"),
         (["--older-than", "1d", "--dry-run", "--vacuum"], 2, "leave out --vacuum"),
         (["--older-than", "30"], 2, "write 12h, 30d, 8w, or a date"),

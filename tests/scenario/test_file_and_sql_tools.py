@@ -203,6 +203,35 @@ def test_what_a_query_gives_is_capped_and_can_be_stored(database: Path) -> None:
     assert summed.rows[0][0] == "b1"
 
 
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("SELECT length(hex(zeroblob(400000000)))", "more than 1,000,000 bytes"),
+        (
+            "SELECT group_concat(brand || hex(zeroblob(600))) FROM sales",
+            "more than 1,000,000 bytes",
+        ),
+        (f"SELECT {','.join(['brand'] * 101)} FROM sales", "too many columns"),
+    ],
+)
+def test_a_query_cannot_take_the_host_s_memory(database: Path, query: str, why: str) -> None:
+    with pytest.raises(QueryRefused, match=why):
+        SqliteDatabase(database).query(query, [])
+
+
+def test_an_answer_is_no_longer_than_what_a_journal_should_hold(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute(f"CREATE TABLE wide ({','.join(f'c{n}' for n in range(300))})")
+        connection.execute("INSERT INTO wide (c299) VALUES ('there')")
+    connection.close()
+    source = SqliteDatabase(database)
+    wide = ",".join(["printf('%500s', brand)"] * 90)
+    found = source.query(f"SELECT {wide} FROM sales", [])
+    assert len(found.rows) == 2
+    assert "more than 100,000 characters, so only 2 rows" in found.note
+    assert source.query("SELECT c0, c299 FROM wide", []).rows == [[None, "there"]]
+
+
 def test_the_file_itself_is_opened_read_only(database: Path) -> None:
     readonly = pytest.raises(sqlite3.OperationalError, match="readonly")
     with closing(SqliteDatabase(database)._connect()) as connection, readonly:

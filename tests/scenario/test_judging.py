@@ -173,7 +173,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
     ("check", "text", "problem"),
     [
         (FitsSchema(SCHEMA, checks=str), '{"n": 1}', ""),
-        (FitsSchema(SCHEMA, checks=str), '{"n": "one"}', "$.n: 'one' is not of type 'integer'"),
+        (FitsSchema(SCHEMA, checks=str), '{"n": "one"}', 'n: "one" is not of type "integer"'),
         (FitsSchema(SCHEMA, checks=str), "{", "this is not JSON"),
         (PythonParses("f"), "def f():\n    return 1", ""),
         (PythonParses("f", "g"), "f = 1", "it must define f, g at its top level"),

@@ -25,6 +25,7 @@ from flowkit import (
     Workflow,
     workflow,
 )
+from flowkit.changes import OnChange
 from flowkit.chat import ChatMessage, ModelRequest
 from flowkit.errors import DeclarationError, FlowkitError, ModelUnavailable
 from flowkit.history.file import write_run
@@ -447,6 +448,96 @@ async def test_a_failed_run_fails_again(error: BaseException) -> None:
     assert str(error) in replayed.failure
 
 
+@pytest.mark.parametrize("retried", [False, True])
+@pytest.mark.parametrize("how", ["budget", "failure", "limit"])
+async def test_what_had_not_begun_when_a_run_ended_does_not_begin_before(
+    how: str, retried: bool
+) -> None:
+    """A retry that was not due yet, and a step that had to wait for its neighbours."""
+
+    @tool(retries=1, backoff_s=0.3 if retried or how == "budget" else 3600)
+    async def flaky(ctx: Context, n: int) -> int:
+        if ctx.attempt == 1:
+            raise ConnectionError("flaky")
+        return n
+
+    @tool
+    def ok(ctx: Context, n: int) -> int:
+        if how == "failure" and len(ran) == 0:
+            ran.append("failed")
+            raise ValueError("broken")
+        return n
+
+    @tool(concurrency=1)
+    async def narrow(ctx: Context, n: int) -> int:
+        if how == "limit" and len(ran) == 0:
+            ran.append("failed")
+            raise ValueError("broken")
+        return n
+
+    @tool
+    async def numbers(ctx: Context, n: int) -> list[int]:
+        return [1, 2, 3]
+
+    @tool
+    async def add(ctx: Context, one: int, two: int, three: list[int]) -> int:
+        return one + two + sum(three)
+
+    @workflow
+    def held(n: Ref[int]) -> Ref[int]:
+        return add(flaky(n), ok(ok(n, id="before")), narrow.map(numbers(n)))
+
+    async def drive(engine: Engine) -> None:
+        with suppress(FlowkitError):
+            await engine.handle("r").result()
+        if retried:
+            await (await engine.retry("r")).result()
+
+    ran: list[str] = []
+    budget = Budget(steps_max=6) if how == "budget" else None
+    store, _ = await record(held, 1, drive=drive, budget=budget)
+    replayed = await replay(held, await Recording.of(store, "r"), timeout_s=20)
+    replayed.assert_same()
+    assert replayed.result == (8 if retried else None)
+    assert retried == (replayed.failure == "")
+
+
+async def test_what_was_under_way_when_a_step_failed_ends_in_the_replay_too() -> None:
+    began, failed = anyio.Event(), anyio.Event()
+
+    @tool
+    async def fails(ctx: Context, n: int) -> int:
+        await began.wait()
+        failed.set()
+        raise ValueError("broken")
+
+    @tool
+    async def late(ctx: Context, n: int) -> int:
+        began.set()
+        await failed.wait()
+        await anyio.sleep(0.05)
+        return n
+
+    @tool
+    async def before(ctx: Context, n: int) -> int:
+        return n
+
+    @verifier
+    async def judged(ctx: Context, n: int) -> None:
+        await anyio.sleep(0.05)  # in the replay, too
+
+    @tool
+    async def add(ctx: Context, one: int, two: int) -> int:
+        return one + two
+
+    @workflow
+    def held(n: Ref[int]) -> Ref[int]:
+        return add(fails(n), late(judged(before(n))))
+
+    store, _ = await record(held, 1)
+    (await replay(held, await Recording.of(store, "r"))).assert_same()
+
+
 async def test_a_run_that_was_retried_comes_to_its_result() -> None:
     store, _ = await record(failing(ValueError("no")), Topic(text="x"))
     async with Engine(store, workflows=[failing(None)]) as engine:
@@ -571,6 +662,89 @@ async def test_replans_maps_and_budgets_are_replayed() -> None:
     replayed = await replay(numbers, await Recording.of(store, "r"))
     replayed.assert_same()
     assert "budget" in replayed.failure
+
+
+def parted(version: str, broken: bool = False) -> Workflow[int, int]:
+    """Steps of every kind that a fork can set, one of them in a worker thread."""
+
+    @tool(retries=1, backoff_s=0.001)
+    def first(ctx: Context, n: int) -> int:
+        if broken:
+            raise Flaky("not yet")
+        return n + 1
+
+    @tool(version=version)
+    async def second(ctx: Context, n: int) -> int:
+        return n * int(version)
+
+    @planner(tools=[second])
+    async def plan(ctx: Context, n: int) -> Plan | int:
+        if ctx.turns:
+            return sum(turn.results["x"] for turn in ctx.turns)
+        return Plan([second.step(n, id="x")], again=True)
+
+    @tool
+    async def third(ctx: Context, n: int, m: int) -> int:
+        return n + m + int(await ctx.signal("go"))
+
+    @workflow
+    def parted(n: Ref[int]) -> Ref[int]:
+        return third(plan(first(n)), second(n, id="aside"))
+
+    return parted
+
+
+GONE_BACK: dict[str, tuple[Mapping[str, Any], bool, int]] = {
+    "at a step": ({"at": "third"}, False, 6),
+    "at a turn": ({"at": "plan/t2"}, False, 6),
+    "a step is set": ({"set": {"aside": 100}}, False, 104),
+    "a step in a thread is set": ({"set": {"first": 100}}, False, 202),
+    "a planner's answer is set": ({"set": {"plan/t2": 100}}, False, 102),
+    "what has failed": ({}, True, 6),
+    "what has failed is set": ({"set": {"first": 100}}, True, 202),
+}
+
+
+@pytest.mark.parametrize("what", GONE_BACK)
+async def test_a_fork_is_replayed(what: str) -> None:
+    options, broken, result = GONE_BACK[what]
+    store, flow = MemoryStore(), parted("2")
+    async with Engine(store, grace_s=0.1) as engine:
+        handle = await engine.start(parted("2", broken), 1, run_id="base", deadline_s=3600)
+        await handle.signal("go", 0)
+        with suppress(FlowkitError):
+            await handle.result()
+    async with Engine(store, workflows=[flow], grace_s=0.1) as engine:
+        fork = await engine.fork("base", **options, new_id="f")
+        await fork.signal("go", 0)
+        assert await fork.result() == result
+        again = await engine.fork("f", at="third", new_id="r")
+        await again.signal("go", 1)
+        assert await again.result() == result + 1
+    for name, gave in (("f", result), ("r", result + 1)):
+        for run in [()] if broken else [(), ("first",)]:
+            replayed = await replay(flow, await Recording.of(store, name), run=run)
+            replayed.assert_same()
+            assert replayed.result == gave
+
+
+@pytest.mark.parametrize("policy", ["rerun", "keep"])
+async def test_a_run_that_went_on_after_a_deploy_is_replayed_by_the_code_it_ended_with(
+    policy: OnChange,
+) -> None:
+    store = MemoryStore()
+    old, new = parted("2"), parted("5")
+    async with Engine(store, workflows=[old], suspend_after_s=0.05) as engine:
+        handle = await engine.start(old, 1, run_id="r")
+        while (await handle.record()).status != "waiting":  # noqa: ASYNC110  (put to rest in a second)
+            await anyio.sleep(0.02)
+    async with Engine(store, workflows=[new], grace_s=0.1) as engine:
+        await engine.signal("r", "go", 0)
+        result = await engine.resume("r", on_change=policy)
+        assert result == {"rerun": 15, "keep": 6}[policy]
+    replayed = await replay(new, await Recording.of(store, "r"))
+    replayed.assert_same()
+    assert replayed.result == result
 
 
 async def test_a_value_that_no_longer_fits_is_told() -> None:
@@ -707,3 +881,31 @@ async def test_a_deadline_that_has_ended_a_run_is_no_difference() -> None:
     replayed = await replay(late, await Recording.of(store, "r"))
     replayed.assert_same()
     assert replayed.failure == "the recording stops before the run's end"
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+async def test_what_a_person_said_before_a_step_is_given_back(said: bool | None) -> None:
+    """Agreed, denied, or still asked when it was recorded; nobody is asked again."""
+
+    @tool(approve="always", effect="once")
+    async def pay(ctx: Context, text: str) -> str:
+        return f"paid {text}"
+
+    @workflow
+    def paying(text: Ref[str]) -> Ref[str]:
+        return pay(text)
+
+    async def answer(engine: Engine) -> None:
+        while not await engine.questions("r"):  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        if said is not None:
+            await engine.approve("r", "pay", approved=said, by="ann", note="Hm.")
+            with suppress(FlowkitError):
+                await engine.handle("r").result()
+
+    store, _ = await record(paying, "it", drive=answer)
+    with anyio.fail_after(20):
+        replayed = await replay(paying, await Recording.of(store, "r"))
+    replayed.assert_same()
+    if said is False:
+        assert "ann said no. Hm." in replayed.failure

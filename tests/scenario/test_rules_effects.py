@@ -26,7 +26,7 @@ from flowkit import (
     workflow,
 )
 from flowkit.dsl import Workflow
-from flowkit.errors import FlowkitError, ResumeError, StoreUnusable
+from flowkit.errors import FlowkitError, OutcomeUnknown, ResumeError, StoreUnusable
 from flowkit.events import Event
 from flowkit.nodes import Judge, Plan, Subflow, planner, tool, verifier
 from flowkit.ports import Message
@@ -1011,3 +1011,37 @@ async def test_a_begun_effect_is_shown_and_planned_for_as_what_it_is() -> None:
             plan = await engine.plan_resume("r")
         (told,) = [each for each in plan.steps if each.step == step]
         assert (told.action, told.why) == (action, why)
+
+
+async def test_a_node_that_cannot_tell_says_so_and_its_probe_or_a_person_finds_out() -> None:
+    @tool(effect="once")
+    async def send(ctx: Context, n: int) -> str:
+        raise OutcomeUnknown("the line broke after the request was sent")
+
+    @tool(retries=1, backoff_s=0)
+    async def repeatable(ctx: Context, n: int) -> str:
+        if ctx.attempt == 1:
+            raise OutcomeUnknown("no answer")
+        return "done"
+
+    async def look(ctx: Context, n: int) -> str | None:
+        return "found"
+
+    @tool(effect="once", probe=look)
+    async def probed(ctx: Context, n: int) -> str:
+        raise OutcomeUnknown("no answer")
+
+    @tool
+    async def three(ctx: Context, a: str, b: str, c: str) -> str:
+        return f"{a} {b} {c}"
+
+    @workflow
+    def flow(n: Ref[int]) -> Ref[str]:
+        return three(send(n), repeatable(n), probed(n))
+
+    async with running(None, Log()) as engine:
+        handle = await engine.start(flow, 1, run_id="r")
+        await eventually_waiting(engine)
+        assert "the line broke after the request was sent" in await why(engine, "send")
+        await engine.decide("r", "send", "done", "sent")
+        assert await handle.result() == "sent done found"

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 import flowkit.events as ev
-from flowkit import Budget, Context, Ref, Reject, RunConflict, StepFailed, workflow
+from flowkit import Budget, Context, Ref, Reject, RunConflict, StepFailed, Workflow, workflow
 from flowkit.errors import ResumeError, StoreUnusable
 from flowkit.events import Event
 from flowkit.nodes import Findings, Plan, planner, tool, verifier
@@ -128,6 +128,13 @@ async def test_every_step_can_be_forked_from_and_gives_the_same_result() -> None
             assert len(ran(log)) == len(set(ran(log))), key
 
 
+async def test_a_planned_step_is_suggested_by_its_own_name() -> None:
+    async with running(memory(), Log(), workflows=[whole]) as engine:
+        await engine.run(whole, 2, run_id="r")
+        with pytest.raises(ResumeError, match="Did you mean 'plan/t1/x' or 'plan/t2/x'"):
+            await engine.fork("r", at="x")
+
+
 async def test_a_fork_copies_nothing_and_leaves_the_other_run_alone() -> None:
     log = Log()
     async with running(store := memory(), log, workflows=[whole]) as engine:
@@ -216,6 +223,63 @@ async def test_a_failed_run_s_fork_does_what_has_failed_again() -> None:
         assert await (await engine.fork("r")).result() == 2
         assert ran(log) == ["fragile"]
         assert (await engine.handle("r").record()).status == "failed"
+
+
+async def test_a_fork_of_a_failed_run_s_fork_shares_what_that_one_has_mended() -> None:
+    broken = [True]
+
+    @tool(effect="once")
+    async def fragile(ctx: Context, n: int) -> int:
+        note(ctx)
+        if broken[0]:
+            raise ValueError("broken")
+        return n
+
+    @workflow
+    def failing(n: Ref[int]) -> Ref[int]:
+        return double(fragile(double(n, id="before")), id="after")
+
+    async with running(memory(), log := Log(), workflows=[failing]) as engine:
+        with pytest.raises(StepFailed):
+            await engine.run(failing, 1, run_id="r")
+        broken[0] = False
+        assert await (await engine.fork("r", new_id="f")).result() == 4
+        log.clear()
+        assert await (await engine.fork("f", at="after", new_id="g")).result() == 4
+        assert await (await engine.fork("g", at="after")).result() == 4
+        assert ran(log) == ["after", "after"]
+
+
+async def test_an_approval_of_the_first_run_is_not_found_by_a_fork_after_a_deploy() -> None:
+    def asking(version: str) -> Workflow[int, int]:
+        @tool
+        async def ask(ctx: Context, n: int) -> int:
+            return int(await ctx.signal("go", returns=int))
+
+        @tool(version=version)
+        async def slow(ctx: Context, n: int) -> int:
+            await anyio.sleep(10)
+            return n
+
+        @workflow
+        def asking(n: Ref[int]) -> Ref[int]:
+            return ask(slow(n))
+
+        return asking
+
+    async with running(store := memory(), Log(), workflows=[old := asking("1")]) as engine:
+        await engine.start(old, 1, run_id="r")
+        await engine.signal("r", "go", 5)
+        await anyio.sleep(5)
+        fork = await engine.fork("r", new_id="f")
+        await anyio.sleep(20)
+        assert (await fork.record()).status == "waiting"
+    async with running(store, Log(), workflows=[asking("2")], on_change="keep") as engine:
+        fork = await engine.take("f")
+        await anyio.sleep(20)
+        assert (await fork.record()).status == "waiting"
+        await fork.signal("go", 7)
+        assert await fork.result() == 7
 
 
 async def test_a_run_that_goes_on_is_forked_as_it_is_now() -> None:

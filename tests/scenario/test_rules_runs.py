@@ -1080,3 +1080,8 @@ async def test_a_run_s_bad_settings_are_refused_and_leave_nothing(
         with pytest.raises(DeclarationError, match=told):
             await engine.start(quick, 1, **options)
         assert await engine.runs() == []
+
+
+async def test_what_is_no_store_is_refused_with_how_to_make_one() -> None:
+    with pytest.raises(FlowkitError, match=r"'runs\.db' is no store: Engine\(SqlStore\("):
+        Engine(cast(Any, "runs.db"))

@@ -210,6 +210,22 @@ async def test_redirects_are_judged_again_and_not_endless() -> None:
             assert (await web.get(f"{at}/ok")).url == f"{at}/end?a=b"
 
 
+async def test_addresses_are_asked_as_they_are_written_other_letters_encoded() -> None:
+    tower = "%E7%81%AF%E5%A1%94"
+    there = answer_of(b"", status="302 F").replace(
+        b"\r\n\r\n", "\r\nLocation: /灯塔\r\n\r\n".encode()
+    )
+    answers = {
+        f"{tower}": answer_of(b"tower"),
+        "a;v=1?q=é;2".replace("é", "%C3%A9"): answer_of(b"v1"),
+    }
+    async with serving(**answers, there=there) as server:
+        web, at = open_to(server), f"http://127.0.0.1:{server.port}"
+        for path in ("灯塔", tower, "there"):
+            assert (await web.get(f"{at}/{path}")).body == b"tower"
+        assert (await web.get(f"{at}/a;v=1?q=é;2")).body == b"v1"
+
+
 async def test_a_body_is_capped_after_it_is_unpacked() -> None:
     bomb = gzip.compress(b"0" * 50_000_000)
     flat = zlib.compress(b"1" * 1_000_000)

@@ -70,7 +70,7 @@ class Tally:
         told = (
             f"{self.scenarios} scenarios, {self.struck} with faults, {self.faults.total()} faults, "
             f"{len(self.violations)} violations, {self.scenarios / took:.0f} scenarios/s; "
-            f"ends {dict(self.ends)}"
+            f"ends: {', '.join(f'{count} {how}' for how, count in self.ends.most_common())}"
         )
         return "\n".join([*lines, told])
 

@@ -19,6 +19,8 @@ ENDS = (ev.StepDone, ev.Planned, ev.Accepted, ev.Rejected, ev.AttemptFailed)
 """What ends an attempt."""
 
 Attempt = tuple[str, int, int]
+Outcome = tuple[str, object]
+"""How a run ended, or the name of its error, and its result, or the error's text."""
 
 
 class Violation(AssertionError):
@@ -38,7 +40,17 @@ class World:
     """How far the wall clock has been moved."""
     broken: bool = True
     over: bool = False
-    outcome: tuple[str, object] | None = None
+    outcome: Outcome | None = None
+    cancelled: bool = False
+    """Somebody has asked for the run's end."""
+    cancelling: bool = False
+    """What they asked is in the inbox, and not yet in the journal."""
+    unheard: int = 0
+    """Appends from then on, up to the one that has it."""
+    given_up: set[str] = field(default_factory=set[str])
+    """Steps that somebody has decided to have failed."""
+    denied: set[str] = field(default_factory=set[str])
+    """Steps that somebody has said no to, if only among others."""
     faults: Counter[str] = field(default_factory=Counter[str])
     finished: set[Attempt] = field(default_factory=set[Attempt])
     """Attempts whose outcome is on disk."""
@@ -66,6 +78,9 @@ class World:
 
     def recorded(self, events: Any) -> None:
         """Events that are on disk now."""
+        if self.cancelling:
+            self.unheard += 1
+            self.cancelling = all(type(each.payload) is not ev.CancelRequested for each in events)
         for event in events:
             if isinstance(event.payload, ENDS):
                 self.finished.add((event.key, event.alternative, event.attempt))
@@ -100,6 +115,11 @@ class Process:
         run = self.world.store._runs.get(run_id)
         return run is not None and run.epoch == self.epoch
 
+    def is_over(self, run_id: str) -> bool:
+        """Whether the run's end is on disk, so that nothing of it may happen any more."""
+        run = self.world.store._runs.get(run_id)
+        return run is not None and run.status in ev.FINAL
+
     def is_haunted(self, run_id: str) -> bool:
         """Whether attempts of a process that has lost the run may still be under way."""
         return any(each.drives() and not each.is_owner(run_id) for each in self.world.living)
@@ -122,6 +142,8 @@ class Process:
         if not self.is_owner(ctx.run_id):
             world.zombies += 1
             return
+        if self.is_over(ctx.run_id):
+            world.accuse(f"{place} began after the run's end")
         if inside:
             return
         attempt = (*place, ctx.attempt)
@@ -139,5 +161,7 @@ class Process:
         """Something happens outside that cannot be taken back."""
         if self.dead:
             return
+        if self.is_owner(ctx.run_id) and self.is_over(ctx.run_id):
+            self.world.accuse(f"effect {ctx.idempotency_key} happened after the run's end")
         self.world.effects[ctx.idempotency_key] += 1
         self.world.values[ctx.step] = value

@@ -35,6 +35,9 @@ class Traits:
     """A step fails until the world is mended, and the run is tried again."""
     loose: bool = False
     """Which steps run depends on the schedule, though the result does not."""
+    fate: str = ""
+    """Why it ends without a result, if it does."""
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Maker:
         self.seed = seed
         self.chance = random.Random(seed)
         self.traits = Traits()
+        self.made: list[Text] = []
         self.count = 0
         self.large = self.chance.random() < 0.1
         """Values too large for the journal, or attempts with a time limit: both would meet in one."""
@@ -105,7 +109,7 @@ class Maker:
                 raise error()
             if late and ctx.attempt == 1:
                 await anyio.sleep(60)
-            said = await _extra(ctx, extra, name, helper, text)
+            said = await extra_work(ctx, extra, name, helper, text)
             return short(name, text, said) + "!" * (rounds(ctx) - 1) + "." * size
 
         retries = max(fails, 1 if late else 0)
@@ -340,8 +344,7 @@ class Maker:
             (self.place_gather, 1), (self.place_agent, 1.5), (self.place_fragile, 0.3),
         )  # fmt: skip
         makers, weights = [kind for kind, _ in kinds], [weight for _, weight in kinds]
-        made: list[Text] = []
-        loose: list[Text] = []
+        made, loose = self.made, list[Text]()
         for _ in range(self.chance.choice((1, 2, 3, 4, 6))):
             source = self.chance.choice([text, *made])
             step = self.chance.choices(makers, weights)[0](source)
@@ -357,7 +360,7 @@ class Maker:
         return output
 
 
-async def _extra(ctx: Context, extra: str, name: str, helper: AnyNode | None, text: str) -> str:
+async def extra_work(ctx: Context, extra: str, name: str, helper: AnyNode | None, text: str) -> str:
     """What a tool does beside reckoning."""
     match extra:
         case "sleep":
@@ -380,12 +383,13 @@ async def _extra(ctx: Context, extra: str, name: str, helper: AnyNode | None, te
     return ""
 
 
-def program(seed: int) -> Program:
-    """The workflow of a seed."""
+def program(seed: int, close: Callable[[Maker, Text, Text], Text] | None = None) -> Program:
+    """The workflow of a seed; `close` adds to its input and its output what comes last."""
     maker = Maker(seed)
 
     def random_flow(text: Ref[str]) -> Ref[str]:
-        return maker.body(text)
+        output = maker.body(text)
+        return output if close is None else close(maker, text, output)
 
     made = workflow(random_flow)
     if maker.chance.random() < 0.3:

@@ -16,6 +16,7 @@ import anyio
 
 import flowkit.events as ev
 from flowkit import Engine
+from flowkit.approval import open_questions
 from flowkit.changes import OnChange
 from flowkit.errors import ResumeError, StepFailed, VersionMismatch
 from flowkit.ports import Message
@@ -24,6 +25,7 @@ from flowkit.store import MemoryStore
 from flowkit.values import Codec
 from tests.scenario.kit import VirtualLoop, crashed
 from tests.simulation.faults import Link, Lots, Oracle
+from tests.simulation.guarded import guard
 from tests.simulation.process import Process, Violation, World
 from tests.simulation.programs import Program, program
 from tests.simulation.scenario import RUN, STUCK_S, Scenario
@@ -51,7 +53,7 @@ def rewind(seed: int) -> Rewound | None:
 
 async def _rewind(seed: int) -> Rewound | None:
     chance = random.Random(seed)
-    made = program(seed // 4)
+    made = program(seed // 4, guard)
     world, _ = await Scenario(made, random.Random(seed // 4), _calm(), seed).play()
     if world.violations or world.outcome is None or world.outcome[0] != "succeeded":
         raise Violation(f"seed {seed}: {made}, in peace: {world.outcome}, {world.violations}")
@@ -97,7 +99,7 @@ async def _deploy(
     on_change: OnChange = chance.choice(("rerun", "rerun", "keep"))
     head = chance.randrange(2, len(events))
     name = chance.choice(sorted(made.workflow.nodes))
-    again = program(seed // 4)
+    again = program(seed // 4, guard)
     again.workflow.nodes[name].version = "2"
     store = await crashed(before.store, RUN, head)
     world = _world(chance, store)
@@ -199,6 +201,8 @@ async def _result(engine: Engine, run_id: str, made: Program) -> str:
             for step in list(state.unknown):
                 with suppress(ResumeError):  # its probe was faster
                     await engine.decide(run_id, step, "repeat")
+            for question in open_questions(state):
+                await engine.approve(run_id, question.step)
             for name in made.traits.signals:
                 if state.waits.get(name):
                     value = Codec(Any, "signal").dump(f"word for {name}")

@@ -20,22 +20,29 @@ from flowkit.engine import fold
 from flowkit.errors import (
     JournalConflict,
     ResumeError,
+    RunCancelled,
     RunError,
     RunQuarantined,
     StoreError,
 )
 from flowkit.events import Event
-from flowkit.ports import Journal, Message
+from flowkit.ports import Message
 from flowkit.ports import World as Chances
-from flowkit.values import Codec, digest
-from tests.scenario.kit import VirtualLoop, row_after
+from flowkit.values import Codec
+from tests.scenario.kit import VirtualLoop
+from tests.simulation.after import look_again
+from tests.simulation.fates import LIMITS, fated, limited
 from tests.simulation.faults import Link, Lots, Oracle
-from tests.simulation.process import ENDS, Died, Process, Violation, World
-from tests.simulation.programs import Program, program
+from tests.simulation.guarded import answer
+from tests.simulation.process import Died, Outcome, Process, Violation, World
+from tests.simulation.programs import Program
+from tests.simulation.promises import RUN, Peace, attempts, check, journal_of
 
-RUN = "r"
 PER_PROGRAM = 16
 """Scenarios that share one program, and its run in peace."""
+
+HEARD_AFTER = 2
+"""Appends until a cancellation is in the journal: one brings it along, the next one has it."""
 
 STUCK_S = 6000.0
 """Virtual seconds in which every run must have ended."""
@@ -50,20 +57,12 @@ class Report:
 
     seed: int
     faults: Counter[str]
-    outcome: tuple[str, object]
+    outcome: Outcome
     events: int
     lives: int
     zombies: int
     digest: str
     """Of the whole journal: two replays of a seed have the same."""
-
-
-@dataclass(frozen=True)
-class Peace:
-    """A program's run without faults."""
-
-    outcome: tuple[str, object]
-    outcomes: frozenset[tuple[object, ...]]
 
 
 def simulate(seed: int) -> Report:
@@ -72,8 +71,11 @@ def simulate(seed: int) -> Report:
     chance = random.Random(seed)
     backend = "trio" if seed % 2 else "asyncio"
     lots = Lots.of(chance)
-    world, lives = play(Scenario(made, chance, lots, seed), backend)
+    people = People.of(random.Random(f"people {seed}"), before)
+    world, lives = play(Scenario(made, chance, lots, seed, people), backend)
     events = check(world, made, before)
+    if world.unheard > HEARD_AFTER + lots.counts.total():
+        world.accuse(f"it went on for {world.unheard} appends after somebody had cancelled it")
     if world.violations:
         told = "\n  ".join(world.violations[:8])
         raise Violation(
@@ -94,14 +96,26 @@ def simulate(seed: int) -> Report:
 @cache
 def peace(seed: int) -> tuple[Program, Peace]:
     """A program, and its run without faults."""
-    made = program(seed)
-    calm = Scenario(made, random.Random(seed), Lots(random.Random(0), {}, 0), seed)
+    made = fated(seed)
+    world, events = _calmly_played(made)
+    free, found = world.outcome, journal_of(world)
+    if made.traits.fate in LIMITS and found is not None:
+        made = limited(made, *found)
+        world, _ = _calmly_played(made)
+    assert free is not None
+    assert world.outcome is not None
+    took_s = events[-1].at - events[0].at
+    return made, Peace(world.outcome, free, attempts(events), took_s)
+
+
+def _calmly_played(made: Program) -> tuple[World, Sequence[Event]]:
+    calm = Scenario(made, random.Random(made.seed), Lots(random.Random(0), {}, 0), made.seed)
     world, _ = play(calm, "asyncio")
     events = check(world, made, None)
     if world.violations or world.outcome is None:
         told = "\n  ".join(world.violations)
-        raise Violation(f"{made}, without any fault (seed {seed * PER_PROGRAM}):\n  {told}")
-    return made, Peace(world.outcome, outcomes(events))
+        raise Violation(f"{made}, without any fault (seed {made.seed * PER_PROGRAM}):\n  {told}")
+    return world, events
 
 
 def play(scenario: Scenario, backend: str) -> tuple[World, int]:
@@ -117,11 +131,36 @@ def play(scenario: Scenario, backend: str) -> tuple[World, int]:
     return anyio.run(scenario.play, backend=backend, backend_options=options)
 
 
+@dataclass(frozen=True)
+class People:
+    """What people make of a run, apart from what it waits for: drawn apart, so the rest of a seed stays."""
+
+    cancel_s: float | None = None
+    """When somebody cancels it."""
+    give_up: bool = False
+    """They decide that an effect has failed, and leave a quarantined run alone."""
+    denies: bool = False
+    """Two of them answer questions, and do not agree."""
+    look_again: bool = False
+    """They come back when it has ended."""
+
+    @classmethod
+    def of(cls, chance: random.Random, before: Peace) -> People:
+        cancels = chance.random() < 0.15
+        at = chance.random() * (before.took_s * 1.3 + 1)
+        give_up, look_again = chance.random() < 0.25, chance.random() < 0.3
+        return cls(at if cancels else None, give_up, chance.random() < 0.2, look_again)
+
+
 class Scenario:
     """Processes that live and die in a world, until the run has ended."""
 
-    def __init__(self, made: Program, chance: random.Random, lots: Lots, seed: int) -> None:
+    def __init__(
+        self, made: Program, chance: random.Random, lots: Lots, seed: int,
+        people: People | None = None,
+    ) -> None:  # fmt: skip
         self.made = made
+        self.people = people or People()
         self.workflow: Workflow[str, str] = made.workflow
         self.chance = chance
         self.lots = lots
@@ -139,11 +178,16 @@ class Scenario:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._post_signals)
                     tasks.start_soon(self._decide_unknown)
+                    tasks.start_soon(self._cancel)
+                    answers = random.Random(f"answers {self.seed}")
+                    tasks.start_soon(answer, world, RUN, answers, self.people.denies)
                     async with anyio.create_task_group() as programs:
                         programs.start_soon(self._keep_alive, "a")
                         if self.standby:
                             programs.start_soon(self._keep_alive, "b")
                     tasks.cancel_scope.cancel()
+                if world.outcome is not None and self.people.look_again:
+                    await look_again(world, self.made, self.oracle)
         except TimeoutError:
             world.accuse(f"the run did not end within {STUCK_S} s after {self.lives} lives")
         if left := {task.id for task in anyio.get_running_tasks()} - before:
@@ -210,8 +254,9 @@ class Scenario:
         while not world.over:
             try:
                 value = await engine.run(
-                    self.workflow, "t", run_id=RUN, budget=self.made.traits.budget
-                )
+                    self.workflow, "t", run_id=RUN, budget=self.made.traits.budget,
+                    deadline_s=self.made.traits.deadline_s,
+                )  # fmt: skip
                 self._end("succeeded", value)
             except RunError as error:
                 await self._ended(engine, error)
@@ -222,7 +267,10 @@ class Scenario:
                 await anyio.sleep(4)
 
     async def _ended(self, engine: Engine, error: RunError) -> None:
-        if isinstance(error, RunQuarantined):
+        quarantined = isinstance(error, RunQuarantined)
+        if isinstance(error, RunCancelled) or (quarantined and self.people.give_up):
+            self._end(type(error).__name__, str(error))
+        elif quarantined:
             self.world.faults["quarantined"] += 1
             await _calmly(engine.retry)
         elif self.world.broken and self.made.traits.fragile:
@@ -269,6 +317,13 @@ class Scenario:
         for _ in range(self.chance.choice((1, 1, 2))):  # the same message twice is once
             await self.world.store.post(RUN, message)
 
+    async def _cancel(self) -> None:
+        if self.people.cancel_s is not None:
+            await anyio.sleep(self.people.cancel_s)
+            self.world.cancelled = True
+            await self._post(Message("cancel", "cancel", "that is enough"))
+            self.world.cancelling = True
+
     async def _decide_unknown(self) -> None:
         """Look what became of an effect, and decide: only when no process may still be at it."""
         decided: Counter[str] = Counter()
@@ -283,13 +338,17 @@ class Scenario:
                     continue  # a zombie may still be at it
                 key = f"{RUN}/{slot.exec}/{slot.alternative}"
                 happened = bool(self.world.effects[key])
+                how = "done" if happened else "repeat"
+                if self.people.give_up and not self.made.traits.fragile:  # that is tried again
+                    how = "fail"
+                    self.world.given_up.add(slot.exec)
                 value = Codec(str, "done").dump(self.world.values[step]) if happened else None
                 decided[step] += 1
                 await self.world.store.post(
                     RUN,
                     Message(
                         f"decide-{step}-{state.seq}", "decide", step, value,
-                        "done" if happened else "repeat",
+                        how,
                     ),
                 )  # fmt: skip
 
@@ -311,87 +370,4 @@ async def _calmly(retry: Callable[[str], Any]) -> None:
         await anyio.sleep(2)
 
 
-# ---- what must hold
-
-
-def outcomes(events: Sequence[Event]) -> frozenset[tuple[object, ...]]:
-    """What the attempts came to, without times and order."""
-    found: set[tuple[object, ...]] = set()
-    for event in events:
-        if isinstance(event.payload, ENDS):
-            value = getattr(event.payload, "value", None)
-            hash_ = getattr(event.payload, "input_hash", "")
-            found.add(
-                (
-                    event.kind,
-                    event.key,
-                    event.alternative,
-                    event.attempt,
-                    hash_,
-                    value and value.digest,
-                )
-            )
-    return frozenset(found)
-
-
-def check(world: World, made: Program, before: Peace | None) -> Sequence[Event]:
-    """Look for broken promises, with nothing but the journal and the ledger."""
-    run = world.store._runs.get(RUN)
-    if run is None or world.outcome is None:
-        world.accuse("there is no run, or it has no outcome")
-        return ()
-    from flowkit.store.rules import read_events
-
-    events = read_events(RUN, world.store._rows[RUN], 0)
-    try:
-        state = fold(Journal(run.record(), events))
-    except JournalConflict as error:
-        world.accuse(f"the journal does not fold: {error}")
-        return events
-    record = run.record()
-    if record.head != len(events) or record.status != row_after(events) or state.ended is None:
-        world.accuse(f"the row says {record.status}, head {record.head}; the journal {len(events)}")
-    if record.owner is not None:
-        world.accuse(f"left behind: owner {record.owner}")
-    for seq, event in world.acknowledged.items():
-        if seq > len(events) or events[seq - 1] != event:
-            world.accuse(f"event {seq} was shown to a client, and is lost")
-    for key, times in world.effects.items():
-        if times > 1:
-            world.accuse(f"effect {key} happened {times} times")
-    _check_values(world, events)
-    if before is not None:
-        _check_same(world, made, before, events)
-    return events
-
-
-def _check_values(world: World, events: Sequence[Event]) -> None:
-    ended: Counter[tuple[str, int, int]] = Counter()
-    epochs = [event.payload.epoch for event in events if isinstance(event.payload, ev.Claimed)]
-    if epochs != sorted(set(epochs)):
-        world.accuse(f"the epochs do not grow: {epochs}")
-    for event in events:
-        value = getattr(event.payload, "value", None)
-        if value is not None and value.text is not None and value.digest != digest(value.text):
-            world.accuse(f"event {event.seq}: the digest is not its value's")
-        if isinstance(event.payload, ENDS):
-            ended[event.key, event.alternative, event.attempt] += 1
-    for attempt, times in ended.items():
-        if times > 1:
-            world.accuse(f"attempt {attempt} has {times} outcomes")
-
-
-def _check_same(world: World, made: Program, before: Peace, events: Sequence[Event]) -> None:
-    if world.outcome != before.outcome:
-        world.accuse(f"it came to {world.outcome}, without faults to {before.outcome}")
-    if made.traits.loose or made.traits.fragile or "once" in made.traits.kinds:
-        return
-    now = outcomes(events)
-    if now != before.outcomes:
-        world.accuse(
-            f"only with faults: {sorted(map(str, now - before.outcomes))[:3]}; "
-            f"only without: {sorted(map(str, before.outcomes - now))[:3]}"
-        )
-
-
-__all__ = ["PER_PROGRAM", "Report", "Violation", "peace", "simulate"]
+__all__ = ["PER_PROGRAM", "RUN", "People", "Report", "Violation", "peace", "simulate"]

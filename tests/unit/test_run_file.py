@@ -157,11 +157,11 @@ def event(lines: Lines, number: int) -> dict[str, Any]:
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "line 1: the file is empty"),
-    "no JSON": (b"SQLite format 3\0\n", "line 1 cannot be read"),
-    "no UTF-8": (b'"\xff"\n', "line 1 cannot be read"),
+    "no JSON": (b"SQLite format 3\0\n", "line 1: this is no exported run"),
+    "no UTF-8": (b'"\xff"\n', "line 1: this is no exported run"),
     "another file": (b'{"format":"else"}\n', "line 1: this is no exported run"),
-    "a list": (b"[]\n", "line 1: the line is no JSON object"),
-    "deep": (b"[" * 100_000 + b"\n", "line 1 cannot be read"),
+    "a list": (b"[]\n", "line 1: this is no exported run"),
+    "deep": (b'{"format":' + b"[" * 100_000 + b"\n", "line 1 cannot be read"),
     "deep data": (
         changed(lambda lines: event(lines, 2).update(data="[" * 100_000)),
         "line 3 cannot be read",
@@ -231,6 +231,15 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "other inputs": (
         changed(lambda lines: event(lines, 3).update(data='{"input_hash":"0"}')),
         "line 4: event 3 .*other inputs",
+    ),
+    "a step that is none is to be done again, by a graph that is none": (
+        changed(
+            lambda lines: event(lines, 4).update(
+                kind="rewound",
+                data='{"keys":["b"],"graph":{"steps":[],"output":"z","nodes":{}}}',
+            )
+        ),
+        "line 5: its graph cannot run",
     ),
     "no beginning": (
         changed(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
@@ -133,7 +133,7 @@ def test_tools_are_shown_in_their_order_and_a_fallback_as_its_first() -> None:
     assert SCHEMAS["show"]["description"] == "Show a page."
     assert tool_schemas(TOOLS) == tool_schemas(TOOLS)
     for schema in SCHEMAS.values():
-        Draft202012Validator.check_schema(schema["parameters"])
+        Draft202012Validator(schema["parameters"])
         json.dumps(schema)
 
 
@@ -195,13 +195,13 @@ def test_definitions_of_one_name_are_kept_apart() -> None:
     both.__annotations__["two"] = book
     compare: AnyNode = tool(both)
     (schema,) = tool_schemas([compare])
-    Draft202012Validator.check_schema(schema["parameters"])
+    Draft202012Validator(schema["parameters"])
     call = message(("both", '{"one": {"title": "x"}, "two": {"page": {"pages": 3}}}'))
     assert read_calls(call, [compare])[0].how == "valid"
     call = message(("both", '{"one": {"pages": 3}, "two": {"page": {"title": "x"}}}'))
     error = read_calls(call, [compare])[0].error
-    assert "one: 'title' is a required" in error
-    assert "two.page: 'pages' is a required" in error
+    assert 'one: "title" is a required' in error
+    assert 'two.page: "pages" is a required' in error
 
 
 def test_a_plan_s_definitions_of_one_name_are_kept_apart() -> None:
@@ -218,7 +218,7 @@ def test_a_plan_s_definitions_of_one_name_are_kept_apart() -> None:
     first = taking("first", Page)
     others = [taking("second", list[other]), taking("third", dict[str, other])]
     schema = plan_schema([first, *others])
-    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema)
     assert set(schema["$defs"]) == {"Page", "Page_2"}, "like ones are one"
 
     def fits(name: str, page: object) -> bool:
@@ -369,14 +369,14 @@ def test_a_step_s_number_counts_the_calls_of_its_tool_not_those_that_run() -> No
 
 
 ERRORS = [
-    ("show", "{}", "the arguments: 'title' is a required property"),
-    ("show", '{"title": "x", "below": [{"title": 5}]}', "below[0].title: 5 is not of type 'string'"),
+    ("show", "{}", 'the arguments: "title" is a required property'),
+    ("show", '{"title": "x", "below": [{"title": 5}]}', 'below[0].title: 5 is not of type "string"'),
     ("show", '{"title": "x", "seen": "today"}', "seen: Input should be a valid date"),
-    ("repeat", '{"word": "a", "times": "3"}', "times: '3' is not of type 'integer'"),
+    ("repeat", '{"word": "a", "times": "3"}', 'times: "3" is not of type "integer"'),
     ("repeat", '{"word": "a", "times": 1, "sep": ""}', "('sep' was unexpected)"),
     ("strict", '{"word": "a", "more": 1}', "('more' was unexpected)"),
-    ("strict", '{"word": "A1"}', "word: 'A1' does not match '^[a-z]+$'"),
-    ("maybe", '{"page": {"titel": "x"}}', "page: 'title' is a required property"),
+    ("strict", '{"word": "A1"}', 'word: "A1" does not match "^[a-z]+$"'),
+    ("maybe", '{"page": {"titel": "x"}}', 'page: "title" is a required property'),
     ("show", "[1]", "must be one JSON object, not [1]"),
     ("show", '"x"', "no valid JSON"),
     ("show", '{"title": ++}', "no valid JSON: Expecting value at character 10, near"),
@@ -398,7 +398,7 @@ def test_errors_are_short() -> None:
     items = [{"title": n} for n in range(1_000)]
     found = read("show", json.dumps({"title": {"x": "y" * 5_000}, "below": items}))
     assert len(found.error) < 1_200
-    assert "is not of type 'string'; below[0].title" in found.error
+    assert 'is not of type "string"; below[0].title' in found.error
     assert "; and more" in found.error
 
 
@@ -472,7 +472,7 @@ def test_the_correction_asks_with_the_schema_and_what_is_wrong() -> None:
     assert [each.role for each in request.messages] == ["system", "user"]
     asked = request.messages[1].content or ""
     assert '{"word": "a"}' in asked
-    assert "'times' is a required property" in asked
+    assert '"times" is a required property' in asked
 
 
 def test_a_corrected_call_keeps_its_id_its_step_and_what_was_written() -> None:
@@ -483,7 +483,7 @@ def test_a_corrected_call_keeps_its_id_its_step_and_what_was_written() -> None:
     assert json.loads(fixed.arguments) == {"title": "x"}
     worse = corrected(found, '{"title": 1}', TOOLS)
     assert (worse.arguments, worse.needs_correction) == ("{}", False)
-    assert "title: 1 is not of type 'string'" in worse.error
+    assert 'title: 1 is not of type "string"' in worse.error
 
 
 # ---- the message that goes back ----

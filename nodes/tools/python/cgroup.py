@@ -13,11 +13,13 @@ from typing import Final, Self
 from flowkit.nodes.tools.python.sandbox import Limits
 
 _ROOT: Final = Path("/sys/fs/cgroup")
-_ENTER: Final = (
-    'n=$1; shift; while [ "$n" -gt 0 ]; do echo 0 > "$1"; shift; n=$((n-1)); done; exec "$@"'
-)
+_ENTER: Final = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo 0 > "$1" || exit 125; shift; n=$((n-1)); done; exec "$@"'
+_LEFT_S: Final = 60.0
+"""A group this old, whose maker is not seen, is left over; a younger one may be another container's."""
 _OWN: Final = 4
 """Processes that a sandbox has beside the code's: they count in the group."""
+_PAUSES_S: Final = (0, 0.001, 0.002, 0.004, 0.016, 0.064, 0.256, 1.0)
+"""The kernel empties a group a moment after the end of its last process."""
 
 
 class Cgroup:
@@ -38,16 +40,7 @@ class Cgroup:
 
     def __exit__(self, *_: object) -> None:
         for group in self._made:
-            for pause in (
-                0,
-                0.001,
-                0.002,
-                0.004,
-                0.016,
-                0.064,
-                0.256,
-                1.0,
-            ):  # the kernel empties it a moment after the end
+            for pause in _PAUSES_S:
                 time.sleep(pause)
                 with suppress(OSError):
                     group.rmdir()
@@ -90,6 +83,7 @@ class Cgroup:
 
     def _make(self, parent: Path, settings: dict[str, int]) -> None:
         group = parent / f"flowkit-{os.getpid()}-{secrets.token_hex(6)}"
+        _sweep(parent)
         group.mkdir()
         try:
             for name, value in settings.items():
@@ -99,6 +93,18 @@ class Cgroup:
             group.rmdir()
             raise
         self._made.append(group)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove groups whose maker was killed: nobody else would. One in use is refused by the kernel."""
+    for group in parent.glob("flowkit-*-*"):
+        with suppress(OSError, ValueError):
+            maker = int(group.name.split("-")[1])
+            if (
+                time.time() - group.stat().st_mtime > _LEFT_S
+                and not Path(f"/proc/{maker}").exists()
+            ):
+                group.rmdir()
 
 
 def _mine() -> Iterator[tuple[str, str]]:

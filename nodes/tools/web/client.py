@@ -1,4 +1,4 @@
-"""`Web`: GET a page of the public internet, and nothing else.
+"""`Web`: GET a page of the public internet; or speak to an API, of the host's choice and with its word.
 
     host name -> every address judged -> connect to one of them -> headers -> decoded bytes, capped
                                                      | redirect: judged again, from the beginning
@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 
@@ -32,9 +32,12 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 PORTS: Final = frozenset({80, 443})
 BYTES_MAX: Final = 5_000_000
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 REDIRECTS_MAX: Final = 5
 URL_CHARACTERS_MAX: Final = 4_000
 _CHUNK: Final = 65_536
+_SAFE: Final = "%/:?#[]@!$&'()*+,;=~"
+"""What stands in an address as it is; other letters are encoded (RFC 3987, 3.1)."""
 
 
 class Refused(ValueError):
@@ -45,9 +48,16 @@ class Unreachable(OSError):
     """Nobody answered, or with an error; another source may help."""
 
 
+class NotSent(Unreachable):
+    """There was no connection, so that nothing can have happened at the other end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server gave: where from in the end, and the decoded body, cut at `bytes_max`."""
+    """What a server gave: where from in the end, and the decoded body, cut at `bytes_max`.
+
+    `headers` by their names in small letters; of several of one name the last.
+    """
 
     url: str
     status: int
@@ -55,6 +65,7 @@ class Answer:
     charset: str
     body: bytes
     cut: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
@@ -93,26 +104,48 @@ class Web:
             Refused: the address, or one that it redirects to, may not be asked.
             Unreachable: no connection, no answer in time, or a broken one.
         """
-        import httpcore2
-
         first = urlsplit(self.checked(url)).netloc
         for _ in range(REDIRECTS_MAX + 1):
             url = self.checked(url)
             given = (headers or {}) if urlsplit(url).netloc == first else {}
-            try:
-                answer, moved = await self._once(url, accept, given)
-            except (httpcore2.TimeoutException, TimeoutError) as error:
-                raise Unreachable(
-                    f"{_host(url)} did not answer within {self.timeout_s:g} s."
-                ) from error
-            except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
-                if isinstance(error, Refused | Unreachable):
-                    raise
-                raise Unreachable(f"{_host(url)} cannot be reached: {_first(error)}.") from error
-            if answer is not None:
+            answer = await self._ask("GET", url, {"Accept": accept, **given}, None)
+            moved = answer.headers.get("location", "")
+            if answer.status not in REDIRECTS or not moved:
                 return answer
             url = urljoin(url, moved)
         raise Refused(f"{_host(url)}: more than {REDIRECTS_MAX} redirects, which are not followed.")
+
+    async def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
+        """Make one request as it is given; a redirect is an answer.
+
+        For tools that speak to an API which the host has chosen, never for a model's own addresses.
+
+        Raises:
+            Refused: the address may not be asked. Nothing was sent.
+            NotSent: no connection. Nothing was sent.
+            Unreachable: no answer in time, or a broken one. It may have been taken all the same.
+        """
+        return await self._ask(method, self.checked(url), headers, body)
+
+    async def _ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        import httpcore2
+
+        try:
+            return await self._once(method, url, headers, body)
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+            raise NotSent(f"{_host(url)} cannot be reached: {_first(error)}.") from error
+        except (httpcore2.TimeoutException, TimeoutError) as error:
+            raise Unreachable(
+                f"{_host(url)} did not answer within {self.timeout_s:g} s."
+            ) from error
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
+            if isinstance(error, Refused | Unreachable):
+                raise
+            raise Unreachable(f"{_host(url)} cannot be reached: {_first(error)}.") from error
 
     def checked(self, url: str) -> str:
         """The address as it will be asked; raises `Refused`."""
@@ -136,8 +169,8 @@ class Web:
             raise Refused(f"port {port} is not asked, only {_listed(self.ports)}.")
         shown = f"[{host}]" if ":" in host else host
         place = shown if parts.port is None else f"{shown}:{port}"
-        query = f"?{parts.query}" if parts.query else ""
-        return f"{parts.scheme}://{place}{parts.path or '/'}{query}"
+        path, query = quote(parts.path or "/", safe=_SAFE), quote(parts.query, safe=_SAFE)
+        return f"{parts.scheme}://{place}{path}{f'?{query}' if query else ''}"
 
     def _allows(self, host: str, port: int) -> bool:
         return f"{host}:{port}" in self.allow
@@ -147,9 +180,9 @@ class Web:
         try:
             found = await self.resolver(host, port)
         except (OSError, UnicodeError) as error:
-            raise Unreachable(f"{host} is not known: {_first(error)}.") from error
+            raise NotSent(f"{host} is not known: {_first(error)}.") from error
         if not found:
-            raise Unreachable(f"{host} has no address.")
+            raise NotSent(f"{host} has no address.")
         if not self._allows(host, port):
             for address in found:
                 if why := refusal(address):
@@ -157,41 +190,46 @@ class Web:
         return found
 
     async def _once(
-        self, url: str, accept: str, given: Mapping[str, str]
-    ) -> tuple[Answer | None, str]:
-        """An answer, or where the server says that it has moved."""
-        headers = [
-            (b"Accept", accept.encode()),
-            (b"Accept-Encoding", b"identity"),
-            (b"User-Agent", self.user_agent.encode()),
-            *((name.encode(), value.encode()) for name, value in given.items()),
-        ]
-        async with self._stream(url, headers) as response:
-            told = {name.lower(): value for name, value in response.headers}
-            location = told.get(b"location", b"").decode("latin-1")
-            if response.status in (301, 302, 303, 307, 308) and location:
-                return None, location
-            kind, _, rest = told.get(b"content-type", b"").decode("latin-1").partition(";")
-            body, cut = await self._body(
-                response, told.get(b"content-encoding", b"").decode("latin-1")
-            )
-            return Answer(url, response.status, kind.strip().lower(), _charset(rest), body, cut), ""
+        self, method: str, url: str, given: Mapping[str, str], content: bytes | None
+    ) -> Answer:
+        told = {"Accept-Encoding": "identity", "User-Agent": self.user_agent, **given}
+        if content is not None:
+            told["Content-Length"] = str(len(content))
+        headers = [(name.encode(), value.encode()) for name, value in told.items()]
+        async with self._stream(method, url, headers, content) as response:
+            found = {
+                name.decode("latin-1").lower(): _header(value) for name, value in response.headers
+            }
+            kind, _, rest = found.get("content-type", "").partition(";")
+            if response.status in REDIRECTS and "location" in found:
+                body, cut = b"", False
+            else:
+                body, cut = await self._body(response, found.get("content-encoding", ""))
+            media_type = kind.strip().lower()
+            return Answer(url, response.status, media_type, _charset(rest), body, cut, found)
 
     @asynccontextmanager
     async def _stream(
-        self, url: str, headers: Sequence[tuple[bytes, bytes]]
+        self, method: str, url: str, headers: Sequence[tuple[bytes, bytes]], content: bytes | None
     ) -> AsyncGenerator[httpcore2.Response, None]:
         import httpcore2
 
         every = dict.fromkeys(("connect", "read", "write", "pool"), self.timeout_s)
+        parts = urlsplit(url)
+        # In parts: of a text httpcore drops what follows a semicolon in the path.
+        target = httpcore2.URL(
+            scheme=parts.scheme, host=parts.hostname or "", port=parts.port,
+            target=f"{parts.path}?{parts.query}" if parts.query else parts.path,
+        )  # fmt: skip
         async with (
             httpcore2.AsyncConnectionPool(
                 ssl_context=self.verify, network_backend=_backend(self), max_connections=1
             ) as pool,
             pool.stream(
-                "GET",
-                url,
+                method,
+                target,
                 headers=[(b"Host", _netloc(url)), *headers],
+                content=content,
                 extensions={"timeout": every},
             ) as response,
         ):
@@ -282,6 +320,14 @@ def _host(url: str) -> str:
         return urlsplit(url).hostname or "that address"
     except ValueError:
         return "that address"
+
+
+def _header(value: bytes) -> str:
+    """A header's value; servers write addresses in UTF-8 though they should not."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _charset(parameters: str) -> str:

@@ -96,7 +96,7 @@ class Ddgs(Searcher):
         return _hits(found, limit, "href", "title", "body")
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, untrusted_output=True)
 async def web_search(ctx: Context, search: SearchQuery) -> Hits:
     """Search the web. Gives addresses, titles and snippets, best first; read a page before you rely on
     it."""

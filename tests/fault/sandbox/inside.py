@@ -239,6 +239,8 @@ def traits(name: str) -> set[str]:
 def attack(sandbox: Sandbox, world: World, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     stop = Stop()
     has = traits(sandbox.name)
+    with suppress(SandboxUnavailable):  # told below; WebAssembly is compiled before the first job
+        sandbox.run(Job("pass", limits=LIMITS), stop)
     for probe in PROBES:
         if (names and probe.name not in names) or not set(probe.only) <= has:
             continue
