@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -110,7 +110,7 @@ class Corpus:
     """
 
     def __init__(self, documents: Sequence[Document]) -> None:
-        given: Sequence[object] = documents
+        given = cast("Sequence[object]", documents)
         if isinstance(given, str) or any(not isinstance(each, Document) for each in given):
             raise ValueError(
                 "Corpus(...) takes documents; the files of a folder: Corpus.from_folder(folder)."
