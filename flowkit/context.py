@@ -107,7 +107,7 @@ class Turns(Sequence[Turn]):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _Read(Mapping[str, Any]):
     """Values of slots by step id, each made when it is looked at."""
 
@@ -122,6 +122,9 @@ class _Read(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    def __repr__(self) -> str:  # it may go into a prompt, and must be the same after a resume
+        return repr(dict(self))
 
 
 def answers(turn: TurnState) -> Mapping[str, ModelAnswer]:

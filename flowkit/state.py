@@ -182,11 +182,9 @@ class State(Waits):
         self.workflow, self.graph, self.nodes = p.workflow, p.graph, p.graph.nodes
         self.budget, self.deadline, self.started_at = p.budget, p.deadline, event.at
         self.limited = p.budget.limits()
-        entry = Slot(Step(INPUT, ()))
+        entry = self.slots[INPUT] = Slot(Step(INPUT, ()))
         entry.value, entry.status = p.value, "settled"
-        self.slots[INPUT] = entry
-        for step in p.graph.steps:
-            self.slots[step.key] = Slot(step)
+        self.slots.update((step.key, Slot(step)) for step in p.graph.steps)
         for step in p.graph.steps:
             self.link(self.slots[step.key])
         for step in p.graph.steps:
@@ -289,10 +287,8 @@ class State(Waits):
         turn = TurnState(slot.turn, [], p.again, calls=p.calls, said=planning.said)
         planning.said = []
         planning.turns.append(turn)
-        for step in p.steps:
-            child = Slot(_grafted(step, event.key), slot)
-            self.slots[child.key] = child
-            turn.children.append(child)
+        turn.children += [Slot(_grafted(step, event.key), slot) for step in p.steps]
+        self.slots.update((child.key, child) for child in turn.children)
         for child in turn.children:
             self.link(child)
         for child in turn.children:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -103,9 +103,18 @@ class Page(_Value):
 
 
 class Corpus:
-    """Documents with a full-text index in memory. May be used from several threads."""
+    """Documents with a full-text index in memory. May be used from several threads.
+
+    Raises:
+        ValueError: two have one id, or something else than documents was given.
+    """
 
     def __init__(self, documents: Sequence[Document]) -> None:
+        given = cast("Sequence[object]", documents)
+        if isinstance(given, str) or any(not isinstance(each, Document) for each in given):
+            raise ValueError(
+                "Corpus(...) takes documents; the files of a folder: Corpus.from_folder(folder)."
+            )
         self._documents: dict[str, Document] = {each.id: each for each in documents}
         if len(self._documents) < len(documents):
             ids = [each.id for each in documents]

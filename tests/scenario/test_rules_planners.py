@@ -284,6 +284,7 @@ async def test_ctx_turns_has_plan_results_failures_and_feedback_of_each_turn() -
         turn = ctx.turns[0]
         seen.append((turn.number, [step.id for step in turn.steps], dict(turn.results)))
         seen.append([(each.id, each.tool, each.error, each.message) for each in turn.failures])
+        seen.append(f"{turn.results}")  # as it would go into a prompt
         return "done"
 
     @workflow
@@ -295,6 +296,7 @@ async def test_ctx_turns_has_plan_results_failures_and_feedback_of_each_turn() -
     assert seen == [
         (1, ["a", "b"], {"a": "seen a"}),
         [("b", "fail", "ConnectionError", "b is down")],
+        "{'a': 'seen a'}",
     ]
 
 

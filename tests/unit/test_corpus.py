@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -181,6 +182,10 @@ def test_errors_of_reading_teach() -> None:
         CORPUS.read("gone.md")
     with pytest.raises(ValueError, match="has 3 lines, there is no line 9"):
         CORPUS.read("bell.md", 9)
+    given: list[Any] = ["handbook", ["handbook"]]
+    for each in given:
+        with pytest.raises(ValueError, match=r"of a folder: Corpus\.from_folder"):
+            Corpus(each)
     with pytest.raises(ValueError, match=r"two documents have the id 'bell\.md'"):
         Corpus([BELL, BELL])
 
