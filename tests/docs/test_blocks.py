@@ -18,6 +18,7 @@ PAGES = [
     "docs/cli.md",
     "docs/deploys.md",
     "docs/guide.md",
+    "docs/local_models.md",
     "docs/mcp.md",
     "docs/models.md",
     "docs/newsroom.md",
