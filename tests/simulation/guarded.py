@@ -62,6 +62,9 @@ def _effect(maker: Maker, always: bool, *, fails: int, once: bool = True) -> Any
     helper = maker.tool("helper", inner=True) if extra == "call" else None
     once = once and not fails and extra in ("", "call") and maker.pick(True, False)
 
+    if once:
+        maker.traits.kinds.add("once")
+
     async def act(ctx: Context, text: str) -> str:
         process = ctx.resource(Process)
         process.begin(ctx, (text,))
@@ -85,7 +88,9 @@ def _effect(maker: Maker, always: bool, *, fails: int, once: bool = True) -> Any
 
 
 def _placed(maker: Maker, shape: str, always: bool, a: Text) -> Text:
-    step = _effect(maker, always, fails=maker.pick(0, 0, 1), once=shape != "verified")
+    # An effect is done in one round only, and one given up by persons would be a planner's observation.
+    once = shape not in ("verified", "planned")
+    step = _effect(maker, always, fails=maker.pick(0, 0, 1), once=once)
     match shape:
         case "fallback":
             return (_effect(maker, always, fails=9) | step)(a)
