@@ -9,7 +9,7 @@ import json
 import socket
 import tracemalloc
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import Any
@@ -33,7 +33,7 @@ from flowkit.nodes.tools.web import (
     web_search,
 )
 from flowkit.nodes.tools.web.addresses import refusal
-from flowkit.nodes.tools.web.client import Unreachable
+from flowkit.nodes.tools.web.client import Answer, Unreachable
 from flowkit.store import MemoryStore
 
 PAGE = """<html><head><title>Lighthouses &amp; foghorns</title></head><body><nav>Home Shop Login</nav>
@@ -48,6 +48,7 @@ PLACES = [
     "203.0.113.9", "224.0.0.1", "239.255.255.250", "240.0.0.1", "255.255.255.255", "168.63.129.16",
     "192.88.99.1", "::", "::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:7f00:1",
     "::127.0.0.1", "64:ff9b::127.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::10.0.0.1",
+    "64:ff9b:1:7f00:0:100:808:808", "3fff::1",
     "2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:0:7f00:1::", "2001:db8::1", "fe80::1", "fe80::1%eth0",
     "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1", "100::1", "5f00::1",
     "2606:4700::5efe:7f00:1", "2606:4700::200:5efe:a9fe:a9fe", "no address", "", "300.1.1.1",
@@ -349,14 +350,17 @@ async def test_a_pdf_is_read_page_by_page() -> None:
             await read(server, "broken")
 
 
-def pdf_of(text: str) -> bytes:
-    """A PDF of one page, by hand."""
-    stream = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET".encode()
+def pdf_of(text: str, packed: bytes = b"") -> bytes:
+    """A PDF of one page, by hand; `packed` makes its content long, and the file not."""
+    stream = b"BT /F1 12 Tf 72 700 Td (%s) Tj %s ET" % (text.encode(), packed)
+    how = b""
+    if packed:
+        stream, how = zlib.compress(stream, 9), b" /Filter /FlateDecode"
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R /Resources 6 0 R >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Length %d%s >>\nstream\n%s\nendstream" % (len(stream), how, stream),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
         b"<< /Font << /F1 5 0 R >> >>",
     ]
@@ -371,6 +375,68 @@ def pdf_of(text: str) -> bytes:
         out.write(b"%010d 00000 n \n" % place)
     out.write(b"trailer << /Size 7 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % start)
     return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("moved", "kept"),
+    [("https://a.example/2", True), ("http://a.example/2", False), ("https://b.example/2", False)],
+)
+async def test_a_key_goes_to_the_first_origin_alone(
+    moved: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Mapping[str, str]] = []
+
+    async def asked(
+        self: Web, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        seen.append(headers)
+        location = {"location": moved} if len(seen) == 1 else {}
+        return Answer(url, 302 if location else 200, "text/plain", "", b"", headers=location)
+
+    monkeypatch.setattr(Web, "_ask", asked)
+    await Web().get("https://a.example/1", headers={"X-Key": "canary"})
+    assert ["X-Key" in headers for headers in seen] == [True, kept]
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "zlib", "nonsense"])
+async def test_a_charset_that_is_none_is_passed_over(charset: str) -> None:
+    """Decoding 5 MB as punycode takes half an hour."""
+    body = (
+        f"<html><head><meta charset={charset}></head><body><p>{'lamp ' * 16_000}</p></body></html>"
+    )
+    async with serving(page=answer_of(body.encode(), f"text/html; charset={charset}")) as server:
+        assert "lamp lamp" in (await read(server, "page")).text
+
+
+async def test_what_costs_too_much_to_read_ends_at_a_limit_and_other_runs_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flowkit.nodes.tools.web.apart.WALL_S", 2.0)
+    table = b"<table>" + b"<tr><td>1<td>2" * 250_000
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            await anyio.sleep(0.05)
+            beats += 1
+
+    async with serving(page=answer_of(table), pdf=answer_of(bomb(), "application/pdf")) as server:
+        for path in ("page", "pdf"):
+            beats = 0
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(beat)
+                with pytest.raises(
+                    StepFailed, match=r"cannot be read: its .* take the reader more than"
+                ):
+                    await read(server, path)
+                tasks.cancel_scope.cancel()
+            assert beats > 5
+
+
+def bomb() -> bytes:
+    """A small PDF whose page is very long."""
+    return pdf_of("lamp) Tj (" * 20, packed=b"(" + b" " * 60_000_000 + b") Tj ")
 
 
 async def test_fetch_gives_the_beginning_of_what_came() -> None:

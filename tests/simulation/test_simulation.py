@@ -46,7 +46,7 @@ def test_a_run_among_faults_comes_to_what_it_comes_to_in_peace(part: int) -> Non
 
 
 def test_what_is_forked_or_deployed_in_the_middle_comes_to_the_same() -> None:
-    hows = Counter(going_back.how for seed in range(240) if (going_back := rewind(seed)))
+    hows = Counter(going_back.how for seed in range(160) if (going_back := rewind(seed)))
     assert min(hows[how] for how in ("fork", "rerun", "keep")) > 10
 
 

@@ -12,11 +12,16 @@ from typing import Final, TypeAlias
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
-_NAT64: Final = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_NAT64: Final = (IPv6Network("64:ff9b::/96"),)
 _COMPATIBLE: Final = IPv6Network("::/96")
 _TUNNELS: Final = (
     (IPv6Network("2002::/16"), "6to4"),
     (IPv6Network("2001::/32"), "Teredo"),
+    (
+        IPv6Network("64:ff9b:1::/48"),
+        "local NAT64",
+    ),  # where the IPv4 part lies is its operator's choice
+    (IPv6Network("3fff::/20"), "documentation"),  # RFC 9637; older Pythons do not know it
     (IPv6Network("fec0::/10"), "site-local"),
     (IPv6Network("5f00::/16"), "segment routing"),
 )

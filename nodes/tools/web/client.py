@@ -98,16 +98,16 @@ class Web:
     async def get(
         self, url: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """GET an address, through at most five redirects. `headers` go to the first host alone.
+        """GET an address, through at most five redirects. `headers` go to the first origin alone.
 
         Raises:
             Refused: the address, or one that it redirects to, may not be asked.
             Unreachable: no connection, no answer in time, or a broken one.
         """
-        first = urlsplit(self.checked(url)).netloc
+        first = urlsplit(self.checked(url))[:2]  # scheme and host: a key never goes on in the clear
         for _ in range(REDIRECTS_MAX + 1):
             url = self.checked(url)
-            given = (headers or {}) if urlsplit(url).netloc == first else {}
+            given = (headers or {}) if urlsplit(url)[:2] == first else {}
             answer = await self._ask("GET", url, {"Accept": accept, **given}, None)
             moved = answer.headers.get("location", "")
             if answer.status not in REDIRECTS or not moved:

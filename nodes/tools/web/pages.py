@@ -10,9 +10,10 @@ from flowkit.node import Context
 from flowkit.nodes.tool import tool
 from flowkit.nodes.tools.corpus import Corpus, Page, PageQuery, piece_of
 from flowkit.nodes.tools.documents import Document
+from flowkit.nodes.tools.web.apart import document_apart
 from flowkit.nodes.tools.web.browser import Browser, needs_scripts
 from flowkit.nodes.tools.web.client import Answer, Unreachable, Web
-from flowkit.nodes.tools.web.reading import document_of, text_of
+from flowkit.nodes.tools.web.reading import text_of
 
 TEXT_CHARACTERS: Final = 8_000
 """What `fetch` gives at most."""
@@ -70,14 +71,14 @@ async def _read(web: Web, browser: Browser | None, url: str) -> tuple[Document, 
     why = ""
     if browser is not None and render == "always":
         try:
-            return document_of(_good(await browser.get(url, web))), ""
+            return await document_apart(_good(await browser.get(url, web))), ""
         except Unreachable as error:
             why = str(error)
     answer = _good(await web.get(url, accept="text/html, application/pdf, */*;q=0.5"))
-    plain = document_of(answer)
+    plain = await document_apart(answer)
     if browser is not None and render == "auto" and needs_scripts(answer, plain.text):
         try:
-            made = document_of(_good(await browser.get(answer.url, web)))
+            made = await document_apart(_good(await browser.get(answer.url, web)))
         except Unreachable as error:
             why = str(error)
         else:

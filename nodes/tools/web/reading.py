@@ -13,6 +13,10 @@ from flowkit.nodes.tools.documents import Document
 from flowkit.nodes.tools.web.client import Answer, Refused
 
 PDF_PAGES_MAX: Final = 200
+_NO_CHARSETS: Final = frozenset(
+    {"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "utf-7"}
+)
+"""Python calls them encodings of text; no page is written in one, and some take quadratic time."""
 _META: Final = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([A-Za-z0-9_-]{2,40})", re.IGNORECASE)
 _TITLE: Final = re.compile(r"<title[^>]{0,200}>([^<]{1,500})", re.IGNORECASE)
 
@@ -40,7 +44,8 @@ def text_of(answer: Answer) -> str:
     declared = _META.search(answer.body[:2_000])
     for name in (answer.charset, declared[1].decode("ascii") if declared else "", "utf-8"):
         try:
-            return codecs.decode(answer.body, codecs.lookup(name).name, "replace").lstrip("\ufeff")
+            if codecs.lookup(name).name not in _NO_CHARSETS:
+                return answer.body.decode(name, "replace").lstrip("\ufeff")
         except (LookupError, ValueError):
             continue
     return answer.body.decode("utf-8", "replace")
