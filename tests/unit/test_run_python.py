@@ -37,6 +37,7 @@ from flowkit.nodes.tools.python import (
     SandboxUnavailable,
     Stop,
 )
+from flowkit.nodes.tools.python.guest import wait_for
 from flowkit.nodes.tools.python.sandbox import bad_name, cut
 from flowkit.nodes.tools.python.trial import Choice, failed
 from flowkit.nodes.tools.python.view import view_of
@@ -548,3 +549,21 @@ matplotlib.rcParams["axes.unicode_minus"]
 async def test_a_failure_without_lines_is_said_in_one() -> None:
     sandbox = Scripted(Outcome("exit", 1, failure=Failure("KeyError", "'close'")))
     assert (await result("x", sandboxes=[sandbox])).error == "KeyError: 'close'"
+
+
+def test_who_floods_the_report_does_not_keep_the_keeper_from_counting_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    read, write = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        flood = "import os\nwhile True: os.write(1, bytes(65536))"
+        with subprocess.Popen([sys.executable, "-c", flood], stdout=write) as flooding:
+            os.close(write)
+            try:
+                ended, _, _ = wait_for(child.pid, read, time_s=5, entries=-1)
+            finally:
+                flooding.kill()
+                child.kill()
+                os.close(read)
+    assert ended == "files"

@@ -111,19 +111,21 @@ def wait_for(child: int, read: int, time_s: float, entries: int) -> tuple[str, i
     until = time.monotonic() + time_s
     said = bytearray()
     sources = [read]
-    pause = LOOK_S
+    pause, look = LOOK_S, time.monotonic() + LOOK_S
     while (left := until - time.monotonic()) > 0:
         ready, _, _ = select.select(sources, [], [], min(pause, left))
         if ready:
             piece = os.read(read, 65536)
             said += piece
             del said[REPORT_BYTES_MAX:]
-            if piece:
+            if piece:  # who floods it must not keep us from looking
+                if time.monotonic() < look:
+                    continue
+                look = time.monotonic() + LOOK_S
+                if used_entries() > entries:
+                    return "files", 0, bytes(said)
                 continue
-            sources, pause = (
-                [],
-                LOOK_S / 64,
-            )  # closed: it has ended, or will at once, or plays tricks
+            sources, pause = [], LOOK_S / 64  # closed: it has ended, or will, or plays tricks
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return "", status, bytes(said)
