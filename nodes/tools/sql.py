@@ -37,7 +37,11 @@ Cell: TypeAlias = str | int | float | None
 _READING: Final = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 )
-_FUNCTIONS: Final = frozenset({"load_extension", "readfile", "writefile", "fts3_tokenizer", "edit"})
+_FUNCTIONS: Final = frozenset(
+    {"load_extension", "readfile", "writefile", "fts3_tokenizer", "edit",
+     # SQLite holds these to no limit before they are done.
+     "json_group_array", "json_group_object", "jsonb_group_array", "jsonb_group_object"}
+)  # fmt: skip
 
 
 class QueryRefused(ValueError):
@@ -121,7 +125,13 @@ class SqliteDatabase(Database):
                 connection.set_authorizer(_authorize)
                 cursor = connection.execute(text, tuple(parameters))
                 rows, note = _fitting(cursor, rows_max)
-            except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError) as error:
+            except (
+                sqlite3.Error,
+                sqlite3.Warning,
+                ArithmeticError,
+                ValueError,
+                MemoryError,
+            ) as error:
                 raise QueryRefused(self._why(error)) from error
             if cursor.description is None:
                 raise QueryRefused("only a SELECT is answered: nothing here can be changed.")

@@ -212,6 +212,10 @@ def test_what_a_query_gives_is_capped_and_can_be_stored(database: Path) -> None:
             "more than 1,000,000 bytes",
         ),
         (f"SELECT {','.join(['brand'] * 101)} FROM sales", "too many columns"),
+        (
+            "SELECT json_group_array(hex(zeroblob(400000))) FROM sales",
+            "not authorized to use function",
+        ),
     ],
 )
 def test_a_query_cannot_take_the_host_s_memory(database: Path, query: str, why: str) -> None:

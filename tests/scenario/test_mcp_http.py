@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Generator
@@ -23,6 +24,7 @@ class Old(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     session: ClassVar[int] = 1
+    packs: ClassVar[bool] = False
     seen: ClassVar[list[tuple[str, str]]] = []
 
     def do_POST(self) -> None:
@@ -60,6 +62,9 @@ class Old(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
+        if len(body) > 1_000_000 and self.packs:
+            body = gzip.compress(body)
+            self.send_header("content-encoding", "gzip")
         self.send_header("content-type", "application/json")
         self.send_header("mcp-session-id", str(self.session))
         self.send_header("content-length", str(len(body)))
@@ -98,6 +103,18 @@ async def test_a_session_that_was_forgotten_is_begun_anew(server: McpServer) -> 
             await mcp.call(server, echo, {})
         assert len((await mcp.call(server, echo, {})).content) == 1
     assert {sent for _, sent in Old.seen} == {"Bearer secret-of-the-host"}
+
+
+async def test_an_answer_that_is_packed_is_not_unpacked(
+    server: McpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is counted would be the packed bytes: 777 KB of them can be 800 MB."""
+    monkeypatch.setattr(Old, "packs", True)
+    async with McpConnections() as mcp:
+        (echo,) = await mcp.offers(server)
+        with pytest.raises(McpCallLost, match="packed its answer, though it was asked not to"):
+            await mcp.call(server, echo, {"length": 2_000_000})
+        assert len((await mcp.call(server, echo, {})).content) == 1
 
 
 async def test_an_answer_that_is_too_long_is_not_taken(server: McpServer) -> None:

@@ -44,12 +44,17 @@ async def reached(server: McpServer, pulse: Pulse) -> AsyncGenerator[TransportSt
     class Cautious(httpx2.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             response = await super().handle_async_request(request)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                # Unpacked, 777 KB were 800 MB; what counts the bytes below sees packed ones.
+                await response.aclose()
+                pulse.why = "it packed its answer, though it was asked not to"
+                raise httpx2.RemoteProtocolError(pulse.why)
             if "text/event-stream" not in response.headers.get("content-type", ""):
                 response.stream = Bounded(response.stream)
             return response
 
     client = httpx2.AsyncClient(
-        headers=server.resolved(),
+        headers={"Accept-Encoding": "identity", **server.resolved()},
         timeout=httpx2.Timeout(_CONNECT_S, read=_SILENCE_S),
         transport=Cautious(),
     )
