@@ -204,7 +204,10 @@ def _walk(place: int, above: str, depth: int) -> Iterator[FileEntry]:
         if stat.S_ISREG(found.st_mode):
             yield FileEntry(path=path, size=found.st_size)
         elif stat.S_ISDIR(found.st_mode) and depth:
-            below = _open(name, os.O_RDONLY | os.O_DIRECTORY, place)
+            try:
+                below = _open(name, os.O_RDONLY | os.O_DIRECTORY, place)
+            except (PathRefused, FileNotFoundError):
+                continue  # it may not be looked into, or is gone
             try:
                 yield from _walk(below, path, depth - 1)
             finally:

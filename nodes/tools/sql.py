@@ -174,7 +174,7 @@ class SqliteDatabase(Database):
 def _fitting(rows: Iterable[Sequence[object]], rows_max: int) -> tuple[list[list[Cell]], str]:
     """The first rows, and what is to be said of the rest."""
     found: list[list[Cell]] = []
-    size = 0
+    size = cut = 0
     for row in rows:
         if len(found) == rows_max:
             return found, f"more than {rows_max} rows: ask for fewer, or sum them up."
@@ -186,7 +186,8 @@ def _fitting(rows: Iterable[Sequence[object]], rows_max: int) -> tuple[list[list
                 f"columns, or parts of them."
             )
         found.append(cells)
-    return found, ""
+        cut += sum(isinstance(each, str) and len(each) > CELL_CHARACTERS for each in row)
+    return found, f"cells cut to {CELL_CHARACTERS} characters: {cut}, which end in …" if cut else ""
 
 
 def _text(raw: bytes) -> str:

@@ -196,6 +196,7 @@ def test_what_a_query_gives_is_capped_and_can_be_stored(database: Path) -> None:
     )
     assert odd.rows[0][:3] == ["9223372036854775807", "inf", "-inf"]
     assert len(str(odd.rows[0][3])) == 500
+    assert odd.note == "cells cut to 500 characters: 1, which end in …"
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
     with pytest.raises(QueryRefused, match=r"took longer than 0\.3 s"):
         source.query(endless, [])

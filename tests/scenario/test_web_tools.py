@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 import pytest
 
-from flowkit import Engine, Ref, StepFailed, workflow
+from flowkit import DeclarationError, Engine, Ref, StepFailed, workflow
 from flowkit.nodes.tools.corpus import Hits, Page, PageQuery, SearchQuery
 from flowkit.nodes.tools.web import (
     Brave,
@@ -396,6 +396,20 @@ async def test_a_key_goes_to_the_first_origin_alone(
     monkeypatch.setattr(Web, "_ask", asked)
     await Web().get("https://a.example/1", headers={"X-Key": "canary"})
     assert ["X-Key" in headers for headers in seen] == [True, kept]
+
+
+@pytest.mark.parametrize("allow", ["a.b:80", frozenset({"a.b"}), frozenset({"http://a.b:80"})])
+def test_what_may_be_asked_is_a_set_of_places(allow: Any) -> None:
+    with pytest.raises(DeclarationError, match="host:port"):
+        Web(allow=allow)
+
+
+async def test_a_page_that_was_cut_says_so() -> None:
+    body = b"line\n" * 50_000
+    async with serving(page=answer_of(body, "text/plain")) as server:
+        page = await read(server, "page", bytes_max=10_000)
+        assert page.note == "The page is longer: only its beginning was read."
+        assert (await read(server, "page")).note == ""
 
 
 @pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "zlib", "nonsense"])

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from flowkit.nodes.tools.documents import Document
 from flowkit.nodes.tools.web.client import Answer, Refused
-from flowkit.nodes.tools.web.reading import document_of
+from flowkit.nodes.tools.web.reading import CUT, document_of
 
 AT_HOME_BYTES: Final = 100_000
 """What is no longer than this, and no PDF, is read in a thread: a process takes half a second to start."""
@@ -77,7 +77,7 @@ def main() -> None:
     else:
         text = document.text
         if len(text) > TEXT_CHARACTERS:
-            text = f"{text[:TEXT_CHARACTERS]}\n\n[cut after {TEXT_CHARACTERS:,} characters]"
+            text = f"{text[:TEXT_CHARACTERS]}{CUT} {TEXT_CHARACTERS:,} characters]"
         told = {"id": document.id, "title": document.title, "text": text}
     sys.stdout.write(json.dumps(told))
 

@@ -11,6 +11,7 @@ environment nor cookies nor credentials take part.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import zlib
@@ -22,6 +23,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 
+from flowkit.errors import DeclarationError
 from flowkit.nodes.tools.web.addresses import refusal
 
 if TYPE_CHECKING:
@@ -94,6 +96,14 @@ class Web:
     user_agent: str = "flowkit/1 (+https://pypi.org/project/flowkit-agents)"
     resolver: Resolver = field(default=resolve)
     verify: ssl.SSLContext | None = None
+
+    def __post_init__(self) -> None:
+        given: object = self.allow
+        if isinstance(given, str):  # it would be searched for parts
+            raise DeclarationError(f'Web(allow={given!r}): give a set, frozenset({{"host:port"}}).')
+        for each in self.allow:
+            if not re.fullmatch(r"[^/\s]+:\d{1,5}", each):
+                raise DeclarationError(f'Web(allow=...): {each!r} is not "host:port".')
 
     async def get(
         self, url: str, *, accept: str = "*/*", headers: Mapping[str, str] | None = None

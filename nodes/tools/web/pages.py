@@ -13,7 +13,7 @@ from flowkit.nodes.tools.documents import Document
 from flowkit.nodes.tools.web.apart import document_apart
 from flowkit.nodes.tools.web.browser import Browser, needs_scripts
 from flowkit.nodes.tools.web.client import Answer, Unreachable, Web
-from flowkit.nodes.tools.web.reading import text_of
+from flowkit.nodes.tools.web.reading import CUT, text_of
 
 TEXT_CHARACTERS: Final = 8_000
 """What `fetch` gives at most."""
@@ -62,6 +62,8 @@ async def read_page(ctx: Context, page: PageQuery) -> Page:
     if not page.id.startswith(("http://", "https://")):
         return ctx.resource(Corpus).read(page.id, page.from_line)
     document, note = await _read(web_of(ctx), _browser(ctx), page.id)
+    if CUT in document.text[-60:]:
+        note = f"The page is longer: only its beginning was read. {note}".strip()
     return piece_of(document, page.from_line).model_copy(update={"note": note})
 
 

@@ -13,6 +13,8 @@ from flowkit.nodes.tools.documents import Document
 from flowkit.nodes.tools.web.client import Answer, Refused
 
 PDF_PAGES_MAX: Final = 200
+CUT: Final = "\n\n[cut after"
+"""With this the last line of a text begins that is not whole."""
 _NO_CHARSETS: Final = frozenset(
     {"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "utf-7"}
 )
@@ -35,7 +37,7 @@ def document_of(answer: Answer) -> Document:
     else:
         raise Refused(f"{answer.url} is {kind[:60]}, which holds no text to read.")
     if answer.cut:
-        text += f"\n\n[cut after {len(answer.body):,} bytes]"
+        text += f"{CUT} {len(answer.body):,} bytes]"
     return Document(id=answer.url[:300], title=title or answer.url, text=text)
 
 
