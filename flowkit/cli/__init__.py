@@ -13,8 +13,6 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that `sys.argv` names; ends the process with its exit code."""
-    from flowkit.cli.exits import CONFIGURATION
-
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets an escape, not a traceback.
         reconfigure = getattr(stream, "reconfigure", None)
@@ -27,5 +25,5 @@ def main() -> None:
             raise
         text = f'flowkit: the command line needs {error.name}: pip install "flowkit-agents[cli]"'
         print(text, file=sys.stderr)
-        sys.exit(CONFIGURATION)
+        sys.exit(78)  # `flowkit.cli.exits.CONFIGURATION`, which cannot be loaded either
     app(prog_name="flowkit")

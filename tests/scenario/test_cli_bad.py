@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flowkit.store import SqlStore
-from tests.scenario.cli_program import Cli
+from tests.scenario.cli_program import ROOT, Cli
 
 
 @pytest.fixture
@@ -341,3 +341,19 @@ def test_a_hostile_run_shows_as_text_everywhere(cli: Cli) -> None:
     for output in outputs:
         assert not {"\x1b", "\x9b", "\u202e", "\x07"} & set(output)
     assert done.json == {"text": evil + "!"}, "JSON reads back the same"
+
+
+def test_without_the_extra_the_command_says_what_to_install() -> None:
+    program = "import sys; sys.modules['typer'] = None; from flowkit.cli import main; main()"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert (
+        done.stderr == 'flowkit: the command line needs typer: pip install "flowkit-agents[cli]"\n'
+    )
